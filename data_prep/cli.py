@@ -1,0 +1,87 @@
+"""`key=value` command lines from a dataclass: its fields are the keys, its annotations the types.
+
+@dataclass
+class Options:
+    root: Annotated[Path, "where the clips lie"]
+    size: Annotated[int | None, "side of the result in pixels"] = None
+
+options = parse(Options, sys.argv[1:], "python -m data_prep.step")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import sys
+import typing
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+Options = typing.TypeVar("Options")
+
+
+def parse(schema: type[Options], arguments: list[str], program: str) -> Options:
+    """Read `key=value` arguments into `schema`; `--help` prints its docstring and keys.
+
+    Raises:
+        SystemExit: help was asked for (code 0), or an argument is not understood (the message says why and what
+            was probably meant).
+    """
+    types, helps = _keys(schema)
+    if {"--help", "-h", "help"} & set(arguments):
+        print(describe(schema, program))
+        raise SystemExit(0)
+    values: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        key = key.lstrip("-")
+        if key not in types:
+            close = difflib.get_close_matches(key, types, n=1, cutoff=0.4)
+            hint = f"did you mean {close[0]!r}?" if close else f"valid keys: {', '.join(types)}"
+            raise SystemExit(f"{program}: unknown key {key!r}; {hint} (--help lists all)")
+        if not equals:
+            raise SystemExit(f"{program}: expected {key}=VALUE, got {argument!r}")
+        values[key] = _convert(program, key, text, types[key])
+    for field in dataclasses.fields(schema):  # type: ignore[arg-type]
+        if field.name not in values and field.default is dataclasses.MISSING:
+            raise SystemExit(f"{program}: {field.name}=... is missing: {helps[field.name]} (--help lists all keys)")
+    return schema(**values)
+
+
+def describe(schema: type, program: str) -> str:
+    """The help text: what the step does and one line per key."""
+    _, helps = _keys(schema)
+    lines = [f"usage: {program} key=value ...", "", (schema.__doc__ or "").strip(), ""]
+    for field in dataclasses.fields(schema):
+        default = "required" if field.default is dataclasses.MISSING else f"default {field.default}"
+        lines.append(f"  {field.name + '=...':<16} {helps[field.name]} ({default})")
+    return "\n".join(lines)
+
+
+def _keys(schema: type) -> tuple[dict[str, Any], dict[str, str]]:
+    """Types and help texts of the fields, which are `Annotated[type, "help"]`."""
+    hints = typing.get_type_hints(schema, include_extras=True)
+    types = {name: typing.get_args(hint)[0] for name, hint in hints.items()}
+    return types, {name: hint.__metadata__[0] for name, hint in hints.items()}
+
+
+def _convert(program: str, key: str, text: str, kind: Any) -> Any:
+    """`text` as a value of type `kind`: str, int, float, bool, Path, or one of these or None."""
+    kinds = [member for member in typing.get_args(kind) if member is not NoneType] or [kind]
+    if text.lower() in ("null", "none") and NoneType in typing.get_args(kind):
+        return None
+    if kinds[0] is bool:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise SystemExit(f"{program}: {key}: expected true or false, got {text!r}")
+    try:
+        return Path(text).expanduser() if kinds[0] is Path else kinds[0](text)
+    except ValueError:
+        raise SystemExit(f"{program}: {key}: expected {kinds[0].__name__}, got {text!r}") from None
+
+
+def fail(message: str) -> typing.NoReturn:
+    """End the program with a message on standard error and exit code 1."""
+    print(message, file=sys.stderr)
+    raise SystemExit(1)

@@ -1,0 +1,208 @@
+"""From clips to training samples.
+
+Sample number n is a pure function of (source, seed, n): which clip, which frames, which crop, which colours.  Worker
+processes, ranks and interruptions have no part in it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from wan_alpha.data.errors import AlphaError, DataError, MediaError
+from wan_alpha.data.order import locate
+from wan_alpha.data.resize import Frames, resize_rgba
+from wan_alpha.data.source import ClipSource
+from wan_alpha.rendering import COLOURS
+
+MAX_REPLACEMENTS = 16
+"""After so many unreadable clips in a row the data set counts as lost."""
+CROP_TRIES = 4
+"""A random window in which alpha is constant is drawn again, so many times at most."""
+
+
+class Sample(TypedDict):
+    """One training sample; see `ClipDataset`."""
+
+    rgb: Tensor
+    alpha: Tensor
+    background: Tensor
+    canvas: Tensor
+    caption: str
+    key: str
+    index: int
+    problem: str
+
+
+class Batch(TypedDict):
+    """Samples stacked along a leading dimension B; captions, keys and problems as lists, index int64 (B,)."""
+
+    rgb: Tensor
+    alpha: Tensor
+    background: Tensor
+    canvas: Tensor
+    caption: list[str]
+    key: list[str]
+    index: Tensor
+    problem: list[str]
+
+
+class _Draws(NamedTuple):
+    """All random numbers of a sample, drawn before anything is read: `start`, `windows` as fractions in [0, 1)."""
+
+    start: float
+    flip: bool
+    zoom: float
+    windows: npt.NDArray[np.float64]  # (CROP_TRIES, 2): vertical, horizontal
+    background: int
+    canvas: int
+
+
+class ClipDataset(Dataset[Sample]):
+    """RGBA clips as tensors; `dataset[n]` is defined for every global sample number n >= 0.
+
+    A sample holds
+        rgb         float32 (3, T, H, W) in [-1, 1], straight colour, black (-1) where alpha is 0
+        alpha       float32 (1, T, H, W) in [0, 1], exactly 0 below 1/255
+        background  float32 (3,), canvas float32 (3,): two independent draws from the colour set
+        caption, key, index (n), problem ("" or why the clip at this place of the order had to be replaced)
+
+    With `augment`, sample n is clip n of the endless shuffled order with random start frame, horizontal flip and crop.
+    Without, it is clip n mod N: frames from the middle, whole picture (centred, as far as the shape of `size` allows).
+    A clip shorter than the window runs forth and back.  A clip that cannot be decoded, or that is opaque in the whole
+    window, is replaced by the next readable one.
+
+    Args:
+        source: where clips come from.
+        num_frames: T, at least 1.
+        size: side of the square sample, or (height, width), in pixels.
+        seed: of order and augmentation.
+        frame_stride: take every so-manyth frame.
+        augment: see above.
+        scale: range of the zoom, at least 1: at 2 a random window of half the height and width is taken.
+
+    Raises:
+        ValueError: an argument is out of range.
+        DataError: on reading, when `MAX_REPLACEMENTS` clips in a row are unreadable; the message lists them.
+    """
+
+    def __init__(
+        self,
+        source: ClipSource,
+        num_frames: int,
+        size: int | tuple[int, int],
+        seed: int = 0,
+        frame_stride: int = 1,
+        augment: bool = True,
+        scale: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        height, width = (size, size) if isinstance(size, int) else size
+        if num_frames < 1 or frame_stride < 1 or min(height, width) < 1:
+            raise ValueError(
+                "expected num_frames, frame_stride and size of at least 1, "
+                f"got num_frames={num_frames}, frame_stride={frame_stride}, size={height}x{width}"
+            )
+        if not 1 <= scale[0] <= scale[1]:
+            raise ValueError(f"expected scale=(low, high) with 1 <= low <= high, got {tuple(scale)}")
+        if not len(source):
+            raise DataError("the source holds no clips")
+        self.source, self.num_frames, self.size, self.seed = source, num_frames, (height, width), seed
+        self.frame_stride, self.augment, self.scale = frame_stride, augment, scale
+
+    def __len__(self) -> int:
+        """Clips of one epoch; larger sample numbers are valid too."""
+        return len(self.source)
+
+    def __getitem__(self, n: int) -> Sample:
+        draws = self._draw(n)
+        index, frames, problem = self._read(n, draws.start)
+        rgba = resize_rgba(self._crop(frames, draws), self.size).permute(1, 0, 2, 3)
+        clip = self.source.clips[index]
+        return Sample(
+            rgb=(rgba[:3] * 2 - 1).contiguous(),
+            alpha=rgba[3:].contiguous(),
+            background=COLOURS[draws.background].clone(),
+            canvas=COLOURS[draws.canvas].clone(),
+            caption=clip.caption,
+            key=clip.key,
+            index=n,
+            problem=problem,
+        )
+
+    def _draw(self, n: int) -> _Draws:
+        rng = np.random.default_rng((self.seed, n))
+        background, canvas = (int(colour) for colour in rng.integers(len(COLOURS), size=2))
+        if not self.augment:
+            return _Draws(0.5, False, 1.0, np.full((1, 2), 0.5), background, canvas)
+        start, flip, zoom = rng.random(), bool(rng.integers(2)), rng.uniform(*self.scale)
+        return _Draws(start, flip, zoom, rng.random((CROP_TRIES, 2)), background, canvas)
+
+    def _read(self, n: int, start: float) -> tuple[int, Frames, str]:
+        """(clip index, frames, problem) of the first readable clip from place `n` of the order on."""
+        problems: list[str] = []
+        for place in range(n, n + min(len(self.source), MAX_REPLACEMENTS)):
+            index = locate(place, len(self.source), self.seed)[1] if self.augment else place % len(self.source)
+            positions = frame_window(self.source.clips[index].num_frames, self.num_frames, self.frame_stride, start)
+            try:
+                frames = self._read_positions(index, positions)
+                if frames[..., 3].min() == 255:
+                    raise AlphaError(f"{self.source.describe(index)}: alpha is 1 everywhere in the window read")
+                return index, frames, "; ".join(problems)
+            except MediaError as error:
+                problems.append(str(error))
+        raise DataError(f"{len(problems)} clips in a row are unreadable:\n  " + "\n  ".join(problems))
+
+    def _read_positions(self, index: int, positions: npt.NDArray[np.int64]) -> Frames:
+        first, last = int(positions.min()), int(positions.max())
+        if np.all(np.diff(positions) == self.frame_stride):
+            return self.source.read(index, first, len(positions), self.frame_stride)
+        return self.source.read(index, first, last - first + 1)[positions - first]
+
+    def _crop(self, frames: Frames, draws: _Draws) -> Frames:
+        """The window of the picture that becomes the sample: cover `size`, zoomed; flipped if so drawn."""
+        full_height, full_width = frames.shape[1:3]
+        fit = min(full_height / self.size[0], full_width / self.size[1]) / draws.zoom
+        height = min(max(round(self.size[0] * fit), 1), full_height)
+        width = min(max(round(self.size[1] * fit), 1), full_width)
+        for vertical, horizontal in draws.windows:
+            top, left = int(vertical * (full_height - height + 1)), int(horizontal * (full_width - width + 1))
+            window = frames[:, top : top + height, left : left + width]
+            if window[..., 3].min() != window[..., 3].max():
+                break
+        return window[:, :, ::-1] if draws.flip else window
+
+
+def frame_window(available: int, count: int, stride: int, start: float) -> npt.NDArray[np.int64]:
+    """Which frames of a clip of `available` frames make a window; int64 (count,).
+
+    `start` in [0, 1) is where the window lies among the places it can take (0.5: the middle).  A clip that is too short
+    runs forth and back: 0 1 2 1 0 1 ...
+    """
+    steps = np.arange(count, dtype=np.int64) * stride
+    places = available - int(steps[-1])
+    if places > 0:
+        return int(start * places) + steps
+    if available == 1:
+        return np.zeros(count, dtype=np.int64)
+    period = 2 * available - 2
+    positions = (int(start * available) + steps) % period
+    return np.minimum(positions, period - positions)
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack samples into a batch."""
+    return Batch(
+        rgb=torch.stack([sample["rgb"] for sample in samples]),
+        alpha=torch.stack([sample["alpha"] for sample in samples]),
+        background=torch.stack([sample["background"] for sample in samples]),
+        canvas=torch.stack([sample["canvas"] for sample in samples]),
+        caption=[sample["caption"] for sample in samples],
+        key=[sample["key"] for sample in samples],
+        index=torch.tensor([sample["index"] for sample in samples]),
+        problem=[sample["problem"] for sample in samples],
+    )

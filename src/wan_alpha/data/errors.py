@@ -1,0 +1,13 @@
+"""What can be wrong with data."""
+
+
+class DataError(ValueError):
+    """A data set, a shard or a clip is not what it has to be."""
+
+
+class MediaError(DataError):
+    """A file cannot be opened or decoded, or it ends too early."""
+
+
+class AlphaError(MediaError):
+    """There is no alpha channel, or it says nothing because every pixel is opaque."""

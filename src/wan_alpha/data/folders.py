@@ -1,0 +1,216 @@
+"""Reading a folder of clips as it comes from an editor, a renderer or `data_prep.ingest`.
+
+root/parrot.mov  root/smoke.webm  root/logo.png       RGBA files (a still is a clip of one frame)
+root/fire/0001.png ...                                one folder of RGBA frames per clip
+root/fgr/glass.mp4 + root/pha/glass.mp4               colour and matte apart, partners by name; files or folders
+root/glass/fgr/... + root/glass/pha/...               the same, inside the clip's own folder
+root/captions.csv | .json | .jsonl                    optional; key and caption
+root/records.jsonl                                    written by data_prep.ingest; then it alone says what there is
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wan_alpha.data.errors import AlphaError, DataError
+from wan_alpha.data.media import MEDIA_EXTENSIONS, MediaInfo, Pair, probe, read_frames
+from wan_alpha.data.resize import Frames
+from wan_alpha.data.source import Clip, hash_manifest
+
+RECORDS = "records.jsonl"
+Entry = tuple[str, Path | Pair]
+
+
+class FolderSource:
+    """The user's own clips (`ClipSource`); see the module's docstring for what a folder may hold.
+
+    Clips that cannot be read, have no alpha channel or are opaque throughout are named in `problems` and left out.
+
+    Args:
+        root: the folder.
+        split: "train", "val", or "all".
+        val_share: share of the clips held out, chosen by the hash of their keys; with two clips or more there is at
+            least one on either side.  `records.jsonl` brings its own split.
+
+    Raises:
+        DataError: no clip can be used, or the split is empty.
+    """
+
+    def __init__(self, root: Path | str, split: str, val_share: float = 0.1) -> None:
+        self.root = Path(root)
+        self.problems: list[str] = []
+        if not self.root.is_dir():
+            raise DataError(f"{self.root}: expected a folder of clips, found nothing there")
+        found = self._from_records() if (self.root / RECORDS).exists() else self._from_entries(val_share)
+        if not found:
+            reasons = "\n  ".join(self.problems) or "it holds neither RGBA files nor folders of frames"
+            raise DataError(f"{self.root}: no clip can be used:\n  {reasons}")
+        chosen = [(clip, media) for clip, media in found if split in (clip.split, "all")]
+        if not chosen:
+            raise DataError(f"{self.root}: none of its {len(found)} clips is in split {split!r}; add clips")
+        self.clips = [clip for clip, _ in chosen]
+        self._media = [media for _, media in chosen]
+        self.manifest_hash = hash_manifest(
+            (clip.key, *_size_of(media), clip.num_frames, clip.height, clip.width) for clip, media in chosen
+        )
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def read(self, index: int, start: int, count: int, stride: int = 1) -> Frames:
+        """See `ClipSource.read`."""
+        return read_frames(self._media[index], None, start, count, stride)
+
+    def describe(self, index: int) -> str:
+        """The file or folder of a clip."""
+        media = self._media[index]
+        return str(media.fgr if isinstance(media, Pair) else media)
+
+    def media(self, index: int) -> Path | Pair:
+        """Where the frames of a clip lie."""
+        return self._media[index]
+
+    def _from_records(self) -> list[tuple[Clip, Path | Pair]]:
+        found: list[tuple[Clip, Path | Pair]] = []
+        for number, line in enumerate((self.root / RECORDS).read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                record = json.loads(line)
+                file = self.root / record["media"]
+                clip = Clip(
+                    record["key"], record["num_frames"], record["fps"], record["height"], record["width"],
+                    record["caption"], record["split"], record,
+                )  # fmt: skip
+            except (ValueError, KeyError) as error:
+                self.problems.append(f"{self.root / RECORDS}:{number}: not a record ({error!r})")
+                continue
+            if file.exists():
+                found.append((clip, file))
+            else:
+                self.problems.append(f"{file}: missing; run data_prep.ingest again")
+        return found
+
+    def _from_entries(self, val_share: float) -> list[tuple[Clip, Path | Pair]]:
+        captions = read_captions(self.root)
+        usable: dict[str, tuple[MediaInfo, Path | Pair]] = {}
+        for key, media in _entries(self.root, self.problems):
+            try:
+                if key in usable:
+                    raise DataError(f"{media}: another clip has the key {key!r} too; rename one of them")
+                usable[key] = (_usable(media), media)
+            except DataError as error:
+                self.problems.append(str(error))
+        held_out = hold_out(list(usable), val_share)
+        self.problems += [f"{self.root}: a caption for {key!r}, but no clip" for key in captions if key not in usable]
+        return [
+            (
+                Clip(
+                    key, info.num_frames, info.fps, info.height, info.width, captions.get(key, ""),
+                    "val" if key in held_out else "train",
+                ),
+                media,
+            )
+            for key, (info, media) in sorted(usable.items())
+        ]  # fmt: skip
+
+
+def hold_out(keys: list[str], share: float) -> set[str]:
+    """The validation keys: those whose hash lies below `share`; of two clips or more, at least one and never all."""
+
+    def position(key: str) -> float:
+        return int(hashlib.sha256(key.encode()).hexdigest()[:12], 16) / 16**12
+
+    ordered = sorted(keys, key=position)
+    count = sum(position(key) < share for key in ordered)
+    if len(ordered) >= 2 and share > 0:
+        count = min(max(count, 1), len(ordered) - 1)
+    return set(ordered[:count])
+
+
+def read_captions(root: Path) -> dict[str, str]:
+    """{key: caption} from captions.csv, captions.json or captions.jsonl, if there is one.
+
+    Rows have `key` (or `file`, `name`: an extension is dropped) and `caption`; a JSON object may map key to caption.
+    """
+    rows: list[dict[str, Any]] = []
+    try:
+        if (file := root / "captions.csv").exists():
+            with file.open(newline="", encoding="utf-8-sig") as handle:
+                rows = list(csv.DictReader(handle))
+        elif (file := root / "captions.json").exists():
+            content = json.loads(file.read_text(encoding="utf-8"))
+            rows = [{"key": k, "caption": v} for k, v in content.items()] if isinstance(content, dict) else content
+        elif (file := root / "captions.jsonl").exists():
+            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return {key_of(Path(str(_first(row, "key", "file", "name")))): str(row["caption"]) for row in rows}
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{file}: expected rows with `key` and `caption` ({error})") from error
+
+
+def key_of(path: Path) -> str:
+    """The key of a file or folder: its name without media extension, dots replaced, as shards split names at dots."""
+    name = path.stem if path.suffix.lower() in MEDIA_EXTENSIONS | {".mp4", ".jpg"} else path.name
+    return name.replace(".", "_")
+
+
+def _first(row: dict[str, Any], *names: str) -> Any:
+    for name in names:
+        if row.get(name):
+            return row[name]
+    raise KeyError(f"none of {', '.join(names)} in {row}")
+
+
+def _entries(root: Path, problems: list[str]) -> Iterator[Entry]:
+    """(key, media) of everything below `root` that looks like a clip."""
+    for entry in sorted(root.iterdir()):
+        if entry.name.startswith(".") or entry.suffix == ".tmp":
+            continue
+        if entry.name == "fgr" and entry.is_dir():
+            yield from _pairs(entry, root / "pha", problems)
+        elif entry.is_dir() and entry.name != "pha":
+            halves = {child.stem: child for child in sorted(entry.iterdir()) if child.stem in ("fgr", "pha")}
+            yield key_of(entry), Pair(halves["fgr"], halves["pha"]) if len(halves) == 2 else entry
+        elif entry.suffix.lower() in MEDIA_EXTENSIONS:
+            yield key_of(entry), entry
+
+
+def _pairs(fgr: Path, pha: Path, problems: list[str]) -> Iterator[Entry]:
+    """Partners of equal name in two folders."""
+    mattes = {key_of(file): file for file in sorted(pha.iterdir()) if file.name[0] != "."} if pha.is_dir() else {}
+    for colour in sorted(file for file in fgr.iterdir() if file.name[0] != "."):
+        matte = mattes.pop(key_of(colour), None)
+        if matte is None:
+            problems.append(f"{colour}: no matte of that name in {pha}")
+        else:
+            yield key_of(colour), Pair(colour, matte)
+    problems += [f"{matte}: no colour of that name in {fgr}" for matte in mattes.values()]
+
+
+def _usable(media: Path | Pair) -> MediaInfo:
+    """Probe a clip and make sure that its alpha says something: some pixel of it is not opaque.
+
+    The middle frame nearly always settles it; only if that one is opaque or empty is the whole clip decoded.
+    """
+    info = probe(media)
+    middle = read_frames(media, None, info.num_frames // 2, 1)[..., 3]
+    if middle.min() != middle.max():
+        return info
+    alpha = [int(read_frames(media, None, frame, 1)[..., 3].min()) for frame in range(info.num_frames)]
+    peaks = [int(read_frames(media, None, frame, 1)[..., 3].max()) for frame in range(info.num_frames)]
+    if min(alpha) == max(peaks):
+        name = media.pha if isinstance(media, Pair) else media
+        raise AlphaError(f"{name}: alpha is {alpha[0]} of 255 in every pixel of every frame; export it with its matte")
+    return info
+
+
+def _size_of(media: Path | Pair) -> tuple[int, ...]:
+    """Bytes of each file a clip consists of, in order of their names."""
+    sizes: list[int] = []
+    for part in media if isinstance(media, Pair) else (media,):
+        files = sorted(part.iterdir()) if part.is_dir() else [part]
+        sizes += [file.stat().st_size for file in files]
+    return tuple(sizes)

@@ -1,0 +1,199 @@
+"""One way to read RGBA media of every kind.
+
+    kind                                  read as
+    .webp .png .apng (animated or still)  Pillow
+    .mov (ProRes 4444) .mkv (FFV1) ...    FFmpeg; .webm through libvpx, which keeps alpha
+    a folder of RGBA pictures             its files in natural order of their names, one frame each
+    Pair(fgr, pha)                        colour and matte apart, each a folder or a file
+
+Everything comes out as uint8 (T, H, W, 4) with straight colour; deeper sources are reduced to 8 bit.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from wan_alpha.data.errors import AlphaError, MediaError
+from wan_alpha.data.pictures import DEFAULT_FPS, probe_picture, read_picture
+from wan_alpha.data.resize import Frames
+from wan_alpha.data.video import probe_video, read_video, write_ffv1
+
+__all__ = [
+    "LOSSY_ALPHA_FLOOR",
+    "MEDIA_EXTENSIONS",
+    "AlphaError",
+    "MediaError",
+    "MediaInfo",
+    "Pair",
+    "Source",
+    "probe",
+    "read_frames",
+    "write_ffv1",
+]
+
+RGBA_PICTURES = frozenset({".png", ".apng", ".webp"})
+PICTURES = RGBA_PICTURES | {".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+RGBA_VIDEOS = frozenset({".mov", ".mkv", ".webm"})
+VIDEOS = RGBA_VIDEOS | {".mp4", ".m4v", ".avi"}
+MEDIA_EXTENSIONS = RGBA_PICTURES | RGBA_VIDEOS
+"""Extensions of single files that can carry alpha."""
+
+LOSSY = frozenset({".mov", ".webm", ".mp4", ".m4v", ".avi", ".jpg", ".jpeg"})
+LOSSY_ALPHA_FLOOR = 2
+"""In lossily coded sources an alpha below this step of 255 is coding noise on empty ground and becomes 0."""
+
+
+class Pair(NamedTuple):
+    """Colour and matte in two places, each a folder of pictures, a picture or a video."""
+
+    fgr: Path
+    pha: Path
+
+
+Source = Path | bytes | Pair
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What a source holds: frames, frames per second, height and width in pixels."""
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+
+
+def probe(source: Source, ext: str | None = None, name: str = "") -> MediaInfo:
+    """What `source` holds, without decoding more than its first frame.
+
+    Args:
+        source: a file, a folder of RGBA frames, a `Pair`, or the bytes of a file.
+        ext: extension of the media, needed for bytes (".webp" or "webp"); for paths their own is taken.
+        name: how messages call the source; its path if not given.
+
+    Raises:
+        AlphaError: there is no alpha channel.
+        MediaError: it cannot be read, is of an unknown kind, or the halves of a pair do not fit each other.
+    """
+    if not isinstance(source, Pair):
+        return _probe_one(source, ext, name or _name(source), need_alpha=True)
+    fgr = _probe_one(source.fgr, None, str(source.fgr), need_alpha=False)
+    pha = _probe_one(source.pha, None, str(source.pha), need_alpha=False)
+    if (fgr.num_frames, fgr.height, fgr.width) != (pha.num_frames, pha.height, pha.width):
+        raise MediaError(
+            f"{source.fgr} has {fgr.num_frames} frames of {fgr.height}x{fgr.width}, its matte {source.pha} "
+            f"{pha.num_frames} of {pha.height}x{pha.width}; both must agree"
+        )
+    return fgr
+
+
+def read_frames(
+    source: Source, ext: str | None = None, start: int = 0, count: int = 1, stride: int = 1, name: str = ""
+) -> Frames:
+    """Frames start, start + stride, ... (`count` of them) as straight RGBA.
+
+    Only what is asked for is decoded, as far as the format allows.  `source`, `ext`, `name`: as in `probe`.
+
+    Returns:
+        uint8 (count, H, W, 4), straight colour, 0..255.
+
+    Raises:
+        AlphaError: there is no alpha channel.
+        MediaError: it cannot be read, or ends before the last frame asked for.
+        ValueError: start < 0, or count or stride < 1.
+    """
+    if start < 0 or count < 1 or stride < 1:
+        raise ValueError(f"expected start >= 0, count >= 1 and stride >= 1, got {start}, {count}, {stride}")
+    positions = range(start, start + count * stride, stride)
+    if isinstance(source, Pair):
+        colour = _read_one(source.fgr, None, str(source.fgr), positions, "RGB")
+        matte = _read_one(source.pha, None, str(source.pha), positions, "RGB")
+        if colour.shape != matte.shape:
+            raise MediaError(f"{source.fgr} is {colour.shape}, its matte {source.pha} {matte.shape}; both must agree")
+        alpha = np.rint(matte.mean(axis=-1, keepdims=True)).astype(np.uint8)
+        frames = np.concatenate([colour, alpha], axis=-1)
+        lossy = _lossy(source.pha, None)
+    else:
+        frames = _read_one(source, ext, name or _name(source), positions, "RGBA")
+        lossy = _lossy(source, ext)
+    if lossy:
+        alpha = frames[..., 3]
+        alpha[alpha < LOSSY_ALPHA_FLOOR] = 0
+    return frames
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """The pictures of a folder in natural order of their names (frame2 before frame10)."""
+    files = [file for file in folder.iterdir() if file.suffix.lower() in PICTURES and not file.name.startswith(".")]
+
+    def natural(file: Path) -> list[int | str]:
+        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+
+    return sorted(files, key=natural)
+
+
+def _name(source: Path | bytes) -> str:
+    return str(source) if isinstance(source, Path) else f"{len(source)} bytes of media"
+
+
+def _extension(source: Path | bytes, ext: str | None) -> str:
+    if ext is None and isinstance(source, bytes):
+        raise ValueError("bytes have no file name: give `ext`, for example '.webp'")
+    suffix = source.suffix if ext is None and isinstance(source, Path) else f".{str(ext).lstrip('.')}"
+    return suffix.lower()
+
+
+def _lossy(source: Path | bytes, ext: str | None) -> bool:
+    if isinstance(source, Path) and source.is_dir():
+        return any(file.suffix.lower() in LOSSY for file in frame_files(source)[:1])
+    return _extension(source, ext) in LOSSY
+
+
+def _probe_one(source: Path | bytes, ext: str | None, name: str, need_alpha: bool) -> MediaInfo:
+    if isinstance(source, Path) and source.is_dir():
+        files = frame_files(source)
+        if not files:
+            raise MediaError(f"{name}: the folder holds no pictures; expected PNG or WebP frames")
+        first = _probe_one(files[0], None, str(files[0]), need_alpha)
+        return MediaInfo(len(files), DEFAULT_FPS, first.height, first.width)
+    suffix = _extension(source, ext)
+    if suffix in PICTURES:
+        return MediaInfo(*probe_picture(source, name, need_alpha))
+    if suffix in VIDEOS:
+        return MediaInfo(*probe_video(source, name, need_alpha))
+    raise _unknown(name, suffix)
+
+
+def _read_one(source: Path | bytes, ext: str | None, name: str, positions: range, mode: str) -> Frames:
+    if isinstance(source, Path) and source.is_dir():
+        return _read_folder(source, positions, mode)
+    suffix = _extension(source, ext)
+    if suffix in PICTURES:
+        return read_picture(source, name, positions, mode)
+    if suffix in VIDEOS:
+        return read_video(source, name, positions, mode)
+    raise _unknown(name, suffix)
+
+
+def _read_folder(folder: Path, positions: range, mode: str) -> Frames:
+    files = frame_files(folder)
+    if positions[-1] >= len(files):
+        raise MediaError(f"{folder}: frame {positions[-1]} was asked for, the folder holds {len(files)}")
+    frames = [_read_one(files[position], None, str(files[position]), range(1), mode)[0] for position in positions]
+    for position, frame in zip(positions, frames, strict=True):
+        if frame.shape != frames[0].shape:
+            raise MediaError(
+                f"{files[position]} is {frame.shape[0]}x{frame.shape[1]}, the clip began with "
+                f"{frames[0].shape[0]}x{frames[0].shape[1]}; frames of one clip must be of one size"
+            )
+    return np.stack(frames)
+
+
+def _unknown(name: str, suffix: str) -> MediaError:
+    known = ", ".join(sorted(PICTURES | VIDEOS))
+    return MediaError(f"{name}: unknown kind of media {suffix!r}; expected one of {known}")

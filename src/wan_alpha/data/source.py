@@ -1,0 +1,64 @@
+"""What a data set looks like to the rest of the library."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from wan_alpha.data.resize import Frames
+
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip of a source: its stable name, what it holds, and what is known of it (`meta`: licence, concept, ...)."""
+
+    key: str
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+    caption: str
+    split: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ClipSource(Protocol):
+    """Clips that can be read by index, in the same order everywhere.
+
+    Attributes:
+        clips: what there is, sorted by where it lies.
+        problems: what was left out when the source was opened, each by name and with the reason.
+        manifest_hash: sha256 of what the source consists of; equal hashes mean equal data in equal order.
+    """
+
+    clips: list[Clip]
+    problems: list[str]
+    manifest_hash: str
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        ...
+
+    def read(self, index: int, start: int, count: int, stride: int = 1) -> Frames:
+        """Frames start, start + stride, ... of clip `index` as uint8 (count, H, W, 4), straight colour.
+
+        Raises:
+            MediaError: the clip cannot be decoded; the message names where it lies.
+        """
+        ...
+
+    def describe(self, index: int) -> str:
+        """Where clip `index` lies, for messages."""
+        ...
+
+
+def hash_manifest(entries: Iterable[tuple[str | int, ...]]) -> str:
+    """sha256 over the entries of a manifest, each a tuple of names and numbers, in their order."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        digest.update("\t".join(str(part) for part in entry).encode() + b"\n")
+    return digest.hexdigest()

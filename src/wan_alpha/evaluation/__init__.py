@@ -1,0 +1,1 @@
+"""How good a codec is, in numbers, and what it looks like."""

@@ -1,0 +1,221 @@
+"""AlphaVAE: one frozen Wan VAE, a feature merge block, and two decoder adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+
+from ..rendering import alpha_to_rgb, hard_render, rgb_to_alpha
+from .adapters import load_adapters, save_adapters
+from .base import load_vae, spatial_stride, temporal_stride
+from .lora import AdapterSwitch, add_decoder_adapters
+from .merge import MergeInit, build_merge_block
+from .streaming import FeatureCache, chunks, decode_chunks, encode_features_chunk
+from .whole_clip import Runner, decode_clip, encode_features, latent_mean, run_checkpointed, run_plain
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """The shape of everything that training adds to a base."""
+
+    rank: int = 128
+    lora_alpha: float = 1.0
+    merge_init: MergeInit = "base"
+    residual_blocks: int = 3
+
+
+class AlphaVAE(nn.Module):
+    """Encode and decode RGBA video in the latent space of a Wan base.
+
+        Z = M(E(R^h), E(A)),   rgb = D_rgb(Z),   alpha = mean of the channels of D_alpha(Z)
+
+    E is the base's frozen encoder up to its mid-block, M the feature merge block, D_rgb and D_alpha the base's frozen
+    decoder with one LoRA adapter each.  Z lives in the base's raw latent space.
+
+    Args:
+        base: a Wan VAE in diffusers' form; its weights are frozen and shared, not copied.
+        spec: LoRA rank and scale, start of the merge block.
+        checkpointing: keep only block inputs for the backward pass (whole-clip passes only).
+    """
+
+    def __init__(self, base: AutoencoderKLWan, spec: AdapterSpec | None = None, checkpointing: bool = True) -> None:
+        super().__init__()
+        self.spec = spec or AdapterSpec()
+        self.base = base.requires_grad_(False)
+        self.merge = build_merge_block(base, self.spec.merge_init, self.spec.residual_blocks)
+        add_decoder_adapters(base.decoder, self.spec.rank, self.spec.lora_alpha)
+        self.adapters = AdapterSwitch(base.decoder)
+        self.run: Runner = run_checkpointed if checkpointing else run_plain
+        self.temporal_stride = temporal_stride(base)
+        self.spatial_stride = spatial_stride(base)
+        statistics = {"latents_mean": base.config.latents_mean, "latents_std": base.config.latents_std}
+        for name, values in statistics.items():
+            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: str | Path = "tiny",
+        adapters: str | Path | None = None,
+        dtype: torch.dtype = torch.float32,
+        spec: AdapterSpec | None = None,
+    ) -> AlphaVAE:
+        """Load a base and, if given, trained adapters.
+
+        Args:
+            base: `tiny` (shipped), `wan2.1-1.3b`, `wan2.1-14b`, `wan2.2-5b`, a hub id or a path.
+            adapters: a directory of exported adapters, a run directory, `tiny` (shipped), or None for fresh ones.
+            dtype: of base and adapters.
+            spec: shape of fresh adapters (with `adapters=None` only).
+
+        Raises:
+            BaseError: no such base.
+            AdapterError: the adapters are missing, damaged or made for another layout.
+        """
+        vae = load_vae(base, dtype)
+        if adapters is None:
+            return cls(vae, spec).to(dtype).eval()
+        loaded = load_adapters(adapters, vae)
+        model = cls(vae, AdapterSpec(**loaded.spec)).to(dtype)
+        model.load_adapter_state(loaded.tensors)
+        return model.eval()
+
+    # ----- encoding ---------------------------------------------------------------------------------------------
+
+    def encode(
+        self,
+        rgb: Tensor,
+        alpha: Tensor,
+        background: Sequence[float] | Tensor = (1.0, -1.0, 1.0),
+        streaming: bool = True,
+    ) -> Tensor:
+        """RGBA clip -> raw latent.
+
+        Args:
+            rgb: straight colour (B, 3, T, H, W) in [-1, 1]; T = 1 + 4k, H and W multiples of the spatial stride.
+            alpha: opacity (B, 1, T, H, W) in [0, 1].
+            background: the colour of the hard render, (3,) or one per sample (B, 3), in [-1, 1].
+            streaming: frame by frame in constant memory; False runs the whole clip at once (training).
+
+        Returns:
+            (B, z, 1 + (T-1)/4, H/s, W/s).
+        """
+        self.check_clip(rgb, alpha)
+        colour = torch.as_tensor(background, dtype=rgb.dtype, device=rgb.device)
+        hard, grey = hard_render(rgb, alpha, colour), alpha_to_rgb(alpha)
+        if not streaming:
+            return self._encode_clip(hard, grey)
+        return torch.cat(list(self._encode_stream(hard, grey)), dim=2)
+
+    def _encode_clip(self, hard: Tensor, grey: Tensor) -> Tensor:
+        # The encoder is frozen and its inputs need no gradient: nothing of this pass is kept.
+        with torch.no_grad():
+            features = encode_features(self.base, torch.cat([hard, grey]))
+        rgb_features, alpha_features = features.chunk(2)
+        return self.merge(rgb_features, alpha_features, self.run)
+
+    @torch.no_grad()
+    def _encode_stream(self, hard: Tensor, grey: Tensor) -> Iterator[Tensor]:
+        encoder_cache, merge_cache = FeatureCache(self.base.encoder), FeatureCache(self.merge)
+        both = torch.cat([hard, grey])
+        for frames in chunks(both.shape[2]):
+            features = encode_features_chunk(self.base, both[:, :, frames], encoder_cache)
+            rgb_features, alpha_features = features.chunk(2)
+            yield self.merge.stream(rgb_features, alpha_features, merge_cache)
+
+    # ----- decoding ---------------------------------------------------------------------------------------------
+
+    def decode(self, z: Tensor, streaming: bool = True) -> tuple[Tensor, Tensor]:
+        """Raw latent (B, z, T', h, w) -> rgb (B, 3, T, H, W), about [-1, 1], and alpha (B, 1, T, H, W), about [0, 1].
+
+        Both unclamped.  `streaming=False` decodes the whole clip at once, with gradients.
+        """
+        self.check_latent(z)
+        if streaming:
+            return self._decode_stream(z, "rgb"), rgb_to_alpha(self._decode_stream(z, "alpha"))
+        rgb = decode_clip(self.base, z, self.adapters.runner("rgb", self.run))
+        grey = decode_clip(self.base, z, self.adapters.runner("alpha", self.run))
+        return rgb, rgb_to_alpha(grey)
+
+    @torch.no_grad()
+    def _decode_stream(self, z: Tensor, adapter: str) -> Tensor:
+        with self.adapters.use(adapter):
+            return torch.cat(list(decode_chunks(self.base, z)), dim=2)
+
+    def forward(self, rgb: Tensor, alpha: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstruct a clip, whole, with gradients: `decode(encode(rgb, alpha, background))`."""
+        return self.decode(self.encode(rgb, alpha, background, streaming=False), streaming=False)
+
+    # ----- the plain base, for comparison -------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def base_roundtrip(self, video: Tensor) -> Tensor:
+        """The frozen base alone: (B, 3, T, H, W) in [-1, 1] through its own latent and back, unclamped."""
+        z = latent_mean(self.base, encode_features(self.base, video))
+        return decode_clip(self.base, z, self.adapters.runner(None, run_plain))
+
+    # ----- latents for the DiT ------------------------------------------------------------------------------------
+
+    def normalize(self, z: Tensor) -> Tensor:
+        """Raw latent -> the unit-scale latent of the DiT: (z - mean) / std with the base's statistics."""
+        return (z - self.latents_mean) / self.latents_std
+
+    def denormalize(self, z: Tensor) -> Tensor:
+        """The inverse of `normalize`."""
+        return z * self.latents_std + self.latents_mean
+
+    # ----- adapters -------------------------------------------------------------------------------------------------
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """Everything that is trained, by its name in an adapter file: `merge.*`, `rgb.*`, `alpha.*`."""
+        named = {f"merge.{name}": p for name, p in self.merge.named_parameters()}
+        for name, p in self.base.decoder.named_parameters():
+            if ".lora_" in name:
+                layer, _, rest = name.partition(".lora_")
+                matrix, adapter, _ = rest.split(".")
+                named[f"{adapter}.{layer}.lora_{matrix}"] = p
+        return named
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """The trained tensors by name (detached, shared memory)."""
+        return {name: p.detach() for name, p in self.adapter_parameters().items()}
+
+    @torch.no_grad()
+    def load_adapter_state(self, tensors: dict[str, Tensor]) -> None:
+        """Copy trained tensors in; every name and shape must match."""
+        own = self.adapter_parameters()
+        missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+        if missing or unknown:
+            raise ValueError(f"adapter tensors do not match: missing {missing[:3]}, unknown {unknown[:3]} (first three)")
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])
+
+    def save_adapters(self, directory: str | Path, tensors: dict[str, Tensor] | None = None) -> None:
+        """Write `adapters.safetensors` and `adapters.json`; `tensors` replaces the current values (an average, say)."""
+        save_adapters(directory, self.base, asdict(self.spec), tensors or self.adapter_state())
+
+    # ----- checks -----------------------------------------------------------------------------------------------------
+
+    def check_clip(self, rgb: Tensor, alpha: Tensor) -> None:
+        """Shapes a Wan VAE can take; values are checked in `check_alpha_range`, which costs a look at the data."""
+        if rgb.dim() != 5 or rgb.shape[1] != 3 or alpha.shape != (rgb.shape[0], 1, *rgb.shape[2:]):
+            raise ValueError(
+                f"rgb must be (B, 3, T, H, W) and alpha (B, 1, T, H, W) of the same size; "
+                f"got rgb {tuple(rgb.shape)} and alpha {tuple(alpha.shape)}"
+            )
+        t, h, w = rgb.shape[2:]
+        if (t - 1) % self.temporal_stride:
+            nearest = 1 + self.temporal_stride * max(0, round((t - 1) / self.temporal_stride))
+            raise ValueError(f"a clip has {t} frames; Wan takes 1 + {self.temporal_stride}k, for example {nearest}")
+        if h % self.spatial_stride or w % self.spatial_stride:
+            raise ValueError(f"frames are {h}x{w}; both sides must be multiples of {self.spatial_stride} for this base")
+
+    def check_latent(self, z: Tensor) -> None:
+        """A latent must have this base's number of channels."""
+        if z.dim() != 5 or z.shape[1] != self.base.config.z_dim:
+            raise ValueError(f"a latent is {tuple(z.shape)}; this base takes (B, {self.base.config.z_dim}, T', h, w)")

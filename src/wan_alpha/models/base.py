@@ -1,0 +1,95 @@
+"""Loading a frozen Wan base: by name, hub id or path, always in diffusers' pipeline layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from .assets import asset
+
+HUB = {
+    "wan2.1-1.3b": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+    "wan2.1-14b": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+    "wan2.2-5b": "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+}
+LAYOUT_KEYS = (
+    "z_dim",
+    "base_dim",
+    "decoder_base_dim",
+    "dim_mult",
+    "num_res_blocks",
+    "attn_scales",
+    "temperal_downsample",
+    "is_residual",
+    "patch_size",
+)
+
+
+class BaseError(ValueError):
+    """The base cannot be found, or does not fit."""
+
+
+def locate_base(base: str | Path) -> str:
+    """The path or hub id of a base: `tiny` (shipped), a known name, a hub id `owner/name`, or a local path."""
+    if base == "tiny":
+        return str(asset("tiny-wan"))
+    if Path(base).exists():
+        return str(base)
+    if str(base) in HUB:
+        return HUB[str(base)]
+    if str(base).count("/") == 1 and not str(base).startswith((".", "/", "~")):
+        return str(base)
+    known = ", ".join(["tiny", *HUB])
+    raise BaseError(f"base {str(base)!r} is no known name ({known}), no hub id (owner/name) and no existing path")
+
+
+def load_vae(base: str | Path, dtype: torch.dtype = torch.float32) -> AutoencoderKLWan:
+    """The base's VAE, frozen, in eval mode.
+
+    Args:
+        base: see `locate_base`; a directory holds the VAE in its sub-folder `vae/`, or is itself the VAE's folder.
+        dtype: of the weights.
+    """
+    where = locate_base(base)
+    subfolder = None if (Path(where) / "diffusion_pytorch_model.safetensors").exists() else "vae"
+    try:
+        vae = AutoencoderKLWan.from_pretrained(where, subfolder=subfolder, torch_dtype=dtype)
+    except OSError as error:
+        hint = "check the path" if Path(where).exists() else "go online once, or give the path of a local copy"
+        raise BaseError(f"no Wan VAE at {where!r}: {hint} ({str(error).splitlines()[0]})") from error
+    return vae.requires_grad_(False).eval()
+
+
+def temporal_stride(vae: AutoencoderKLWan) -> int:
+    """Frames per latent frame after the first (4 for every released Wan)."""
+    return 2 ** sum(vae.config.temperal_downsample)
+
+
+def spatial_stride(vae: AutoencoderKLWan) -> int:
+    """Pixels per latent cell along each side: 8 in Wan2.1, 16 in Wan2.2."""
+    return 2 ** (len(vae.config.dim_mult) - 1) * (vae.config.patch_size or 1)
+
+
+def layout(vae: AutoencoderKLWan) -> dict[str, Any]:
+    """What adapters depend on: the shape of the base, JSON-able."""
+    return {key: vae.config.get(key) for key in LAYOUT_KEYS}
+
+
+def fingerprint(vae: AutoencoderKLWan) -> str:
+    """A short hash of the base's layout and weights; the same for any dtype that holds the weights exactly."""
+    digest = hashlib.sha256(json.dumps(layout(vae), sort_keys=True).encode())
+    frozen = {k: v for k, v in vae.state_dict().items() if ".lora_" not in k}
+    for name in sorted(frozen):
+        digest.update(name.replace(".base_layer", "").encode())
+        digest.update(_digest_bytes(frozen[name]))
+    return digest.hexdigest()[:16]
+
+
+def _digest_bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().float().cpu().contiguous().numpy().tobytes()

@@ -1,0 +1,89 @@
+"""Checkpoints that are whole or not there, and the way back to the last one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from .guards import check_finite_weights
+
+CHECKPOINT_DIR = "checkpoints"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read; earlier ones are untouched."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write beside the target, flush to the disk, then rename: a reader never sees half a file.
+
+    Loading refuses pickles: tensors and plain containers only.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(target.name + ".tmp")
+        try:
+            with open(partial, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+        except (OSError, RuntimeError) as error:
+            partial.unlink(missing_ok=True)
+            free = shutil.disk_usage(target.parent).free / 2**20
+            last = last_checkpoint(target.parent.parent)
+            raise CheckpointError(
+                f"could not write {target} ({free:.0f} MiB free): {error}. "
+                f"The last whole checkpoint is {last or 'none yet'}; free some space and run the same command again"
+            ) from error
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = True) -> dict:
+        try:
+            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except FileNotFoundError:
+            raise CheckpointError(f"no checkpoint at {path}") from None
+        except Exception as error:  # torch raises half a dozen types for a damaged archive
+            raise CheckpointError(f"{path} is not a checkpoint that loads without pickles: {error}") from error
+
+
+def last_checkpoint(run_dir: str | Path) -> Path | None:
+    """The newest whole checkpoint of a run directory."""
+    found = sorted((Path(run_dir) / CHECKPOINT_DIR).glob("step-*.ckpt"))
+    return found[-1] if found else None
+
+
+class PeriodicCheckpoint(Callback):
+    """Save every N optimiser steps and at the end; keep the last `keep`."""
+
+    def __init__(self, run_dir: str | Path, every_n_steps: int, keep: int) -> None:
+        self.directory = Path(run_dir) / CHECKPOINT_DIR
+        self.every_n_steps = every_n_steps
+        self.keep = keep
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        at_step_end = not trainer.fit_loop._should_accumulate()
+        if at_step_end and trainer.global_step % self.every_n_steps == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write `step-NNNNNNNN.ckpt`, then remove the oldest ones."""
+        path = self.directory / f"step-{trainer.global_step:08d}.ckpt"
+        if path.exists():
+            return
+        check_finite_weights(trainer.lightning_module, trainer.global_step)
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            for old in sorted(self.directory.glob("step-*.ckpt"))[: -self.keep]:
+                old.unlink()

@@ -1,0 +1,198 @@
+"""The schema of a run: every key, its type and its range.  `conf/` holds the values.
+
+Plain dataclasses, checked by pydantic after Hydra has composed the tree: unknown keys, wrong types and values out of
+range are refused before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le
+from pydantic import ConfigDict
+
+Count = Annotated[int, Ge(1)]
+Natural = Annotated[int, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+
+STRICT = ConfigDict(extra="forbid", strict=False)
+
+
+@dataclass
+class BaseConfig:
+    """The frozen Wan base."""
+
+    __pydantic_config__ = STRICT
+    name: str  # for people and logs
+    path: str  # tiny, a known name, a hub id or a local path
+
+
+@dataclass
+class DataConfig:
+    """Clips and how a batch is cut from them."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["shards", "clips"]  # webdataset tars, or a folder of RGBA clips
+    root: str
+    num_frames: Count  # T = 1 + 4k
+    size: list[Count]  # height, width in pixels
+    batch_size: Count  # per device
+    frame_stride: Count  # 1 takes every frame, 2 every second
+    zoom: list[Positive]  # range of the random crop: 2 shows half of the picture's sides
+    num_workers: Natural
+    max_corrupt_share: Share  # of samples that may fail before the run stops
+    val_share: Share  # of a `clips` folder that is held out
+    val_clips: Count | None  # validate on the first N held-out clips; null takes all
+    val_batch_size: Count
+
+
+@dataclass
+class TrainerConfig:
+    """Devices, precision and rhythm; handed to Lightning's Trainer."""
+
+    __pydantic_config__ = STRICT
+    accelerator: str
+    devices: int | str | list[int]
+    num_nodes: Count
+    strategy: str
+    precision: str
+    max_steps: Count
+    accumulate_grad_batches: Count
+    gradient_clip_val: NonNegative
+    log_every_n_steps: Count
+    val_every_n_steps: Natural  # 0: no validation
+    checkpoint_every_n_steps: Count
+    keep_checkpoints: Count
+    channels_last: bool
+    deterministic: bool
+    threads: Natural  # CPU threads; 0 leaves torch's choice
+
+
+@dataclass
+class OptimConfig:
+    """AdamW with linear warm-up, constant rate and linear decay over the last part; EMA of what is trained."""
+
+    __pydantic_config__ = STRICT
+    lr: Positive
+    betas: list[Share]
+    weight_decay: NonNegative
+    warmup_steps: Natural
+    decay_share: Share  # the last part of max_steps over which the rate falls linearly to zero
+    ema_decay: Share  # 0: no EMA
+
+
+@dataclass
+class MergeConfig:
+    """The feature merge block."""
+
+    __pydantic_config__ = STRICT
+    init: Literal["base", "random"]  # start exactly at the base's RGB latent, or the paper's random start
+    residual_blocks: Count
+
+
+@dataclass
+class LoraConfig:
+    """The two decoder adapters."""
+
+    __pydantic_config__ = STRICT
+    rank: Count
+    alpha: Positive  # the update is scaled by alpha / rank
+
+
+@dataclass
+class AlphaVAEConfig:
+    """stage=vae: what is added to the base."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["alpha_vae"]
+    merge: MergeConfig
+    lora: LoraConfig
+    checkpointing: bool
+
+
+@dataclass
+class BaseVAEConfig:
+    """stage=base: a small Wan VAE trained from scratch; `architecture` goes to diffusers' AutoencoderKLWan."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["base_vae"]
+    architecture: dict[str, Any]
+    init_from: str | None  # a run of stage=base to continue from, or a path to a VAE
+    kl_weight: NonNegative
+
+
+@dataclass
+class PerceptualConfig:
+    """VGG16 feature distance."""
+
+    __pydantic_config__ = STRICT
+    weights: str  # bundled, imagenet, or a path
+    layers: list[str]
+    distance: Literal["l1", "mse"]
+    normalise: bool  # ImageNet statistics, as VGG expects; the authors' code leaves them out
+
+
+@dataclass
+class LossConfig:
+    """L = L_alpha + L_soft + L_hard, each L1 + perceptual + edge."""
+
+    __pydantic_config__ = STRICT
+    render: Literal["none", "soft", "soft_hard"]
+    hard_mask: Literal["target", "prediction"]
+    edge: Literal["sobel", "central"]
+    weights: dict[Literal["l1", "perceptual", "edge", "alpha", "soft", "hard"], NonNegative]
+    perceptual: PerceptualConfig
+
+
+@dataclass
+class WandbConfig:
+    """Weights & Biases."""
+
+    __pydantic_config__ = STRICT
+    mode: Literal["disabled", "offline", "online"]
+    project: str
+    entity: str | None
+    name: str | None
+    tags: list[str]
+
+
+@dataclass
+class LoggerConfig:
+    """metrics.csv is always written."""
+
+    __pydantic_config__ = STRICT
+    wandb: WandbConfig
+
+
+@dataclass
+class CallbacksConfig:
+    """What happens around the steps."""
+
+    __pydantic_config__ = STRICT
+    progress: bool
+    panels: bool
+    panel_clips: Count
+    lpips: str | None  # bundled (named lpips3), imagenet (the published metric) or null
+
+
+@dataclass
+class RunConfig:
+    """One run."""
+
+    __pydantic_config__ = STRICT
+    stage: Literal["base", "vae"]
+    seed: Natural
+    run_dir: str
+    ckpt_path: str | None  # auto: continue this run directory if it holds a checkpoint; a path; null: start anew
+    base: BaseConfig
+    data: DataConfig
+    trainer: TrainerConfig
+    optim: OptimConfig
+    model: Annotated[AlphaVAEConfig | BaseVAEConfig, field()]
+    loss: LossConfig | None
+    logger: LoggerConfig
+    callbacks: CallbacksConfig
+    note: str = ""  # for experiment files: what this is for

@@ -1,0 +1,134 @@
+"""Between Hydra and the code: check the composed tree, and turn expected failures into sentences."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+
+from .config import RunConfig
+
+
+class ConfigError(ValueError):
+    """A key that does not exist, has the wrong type or is out of range."""
+
+
+def checked(cfg: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
+    """The composed tree as a `RunConfig`, and as plain containers.
+
+    Raises:
+        ConfigError: names each wrong key, the file it stands in and the nearest valid key.
+    """
+    tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert isinstance(tree, dict)
+    try:
+        return TypeAdapter(RunConfig).validate_python(tree), tree
+    except ValidationError as error:
+        raise ConfigError("\n".join(_sentence(e, tree) for e in error.errors())) from None
+
+
+def _sentence(error: Any, tree: dict[str, Any]) -> str:
+    # A union's branch adds its class name to the location: it is no key.
+    location = [str(part) for part in error["loc"] if not str(part)[:1].isupper()]
+    key = ".".join(location)
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{key}: no such key, in {_origin(location)}.{_nearest(key)}"
+    return f"{key}={error['input']!r}: {error['msg'].lower()}, in {_origin(location)}"
+
+
+def _origin(location: list[str]) -> str:
+    """The configuration file that sets a key, as far as the composition tells; else the command line."""
+    if not HydraConfig.initialized():
+        return "the configuration"
+    runtime = HydraConfig.get().runtime
+    overrides = list(HydraConfig.get().overrides.task)
+    if any(o.lstrip("+~").split("=")[0] == ".".join(location) for o in overrides):
+        return "the command line"
+    root = next(Path(s.path) for s in runtime.config_sources if s.provider == "main")
+    choices = [(g, n) for g, n in runtime.choices.items() if n and not g.startswith("hydra")]
+    files = [(root / group / f"{name}.yaml", group) for group, name in choices] + [(root / "train.yaml", "")]
+    # The experiment and debug files come last in the composition and win.
+    for file, group in sorted(files, key=lambda f: f[1] not in ("local", "debug", "experiment")):
+        if file.exists() and _sets(file, group, location):
+            return str(file.resolve().relative_to(root.resolve().parent))
+    return "the configuration"
+
+
+def _sets(file: Path, group: str, location: list[str]) -> bool:
+    node = yaml.safe_load(file.read_text()) or {}
+    is_global = "@package _global_" in file.read_text().split("\n", 1)[0]
+    path = location if is_global or not group else location[1:] if location[0] == group else None
+    for part in path or ():
+        if not isinstance(node, dict) or part not in node:
+            return False
+        node = node[part]
+    return bool(path)
+
+
+def valid_keys(schema: type = RunConfig, prefix: str = "") -> Iterator[str]:
+    """Every key of the schema, in dots."""
+    hints = get_type_hints(schema)
+    for item in fields(schema):
+        key = f"{prefix}{item.name}"
+        yield key
+        hint = hints[item.name]
+        for candidate in (hint, *get_args(hint), *(a for b in get_args(hint) for a in get_args(b))):
+            if isinstance(candidate, type) and is_dataclass(candidate):
+                yield from valid_keys(candidate, f"{key}.")
+
+
+def _nearest(key: str) -> str:
+    known = sorted(set(valid_keys()))
+    leaf = key.rsplit(".", 1)[-1]
+    matches = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
+    matches = matches or [k for k in known if k.rsplit(".", 1)[-1] in difflib.get_close_matches(leaf, [leaf_of(k) for k in known])]
+    return f" Did you mean {matches[0]}?" if matches else " See conf/ for all keys."
+
+
+def leaf_of(key: str) -> str:
+    """The last part of a dotted key."""
+    return key.rsplit(".", 1)[-1]
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a Hydra entry point; expected failures end in a sentence and exit code 1, others in a traceback."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print and exit by itself, without our sentence
+    try:
+        main()
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command continues from the last checkpoint", 130)
+    except (HydraException, OmegaConfBaseException) as error:
+        _fail(_composition_sentence(error))
+    except (ValueError, RuntimeError, OSError) as error:
+        if type(error).__module__.startswith("wan_alpha"):
+            _fail(str(error))
+        raise
+
+
+def _composition_sentence(error: Exception) -> str:
+    text = f"{error}\n{error.__cause__ or ''}"
+    found = re.search(r"Could not override '([^']+)'", text) or re.search(r"Missing mandatory value: (\S+)", text)
+    if found is None:
+        return str(error)
+    key = found.group(1)
+    if "Missing mandatory" in text:
+        return f"{key} has no value: give it on the command line, {key}=..."
+    return f"{key}: no such key, on the command line.{_nearest(key)}"
+
+
+def _fail(message: str, code: int = 1) -> None:
+    Console(stderr=True).print(f"[bold red]error[/bold red] {message}", highlight=False, soft_wrap=True)
+    sys.exit(code)

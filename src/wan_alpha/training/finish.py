@@ -1,0 +1,45 @@
+"""Exporting what was learned, as files that need no run to be read."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from ..models.whole_clip import encode_features, latent_mean
+from ..stages.base import BaseVAEModule
+from .ema import AdapterEMA
+
+
+class Export(Callback):
+    """At the end of a run, write the averaged weights: adapters, or for stage=base the whole VAE."""
+
+    def __init__(self, run_dir: str | Path, ema: AdapterEMA, statistics_batches: int = 20) -> None:
+        self.run_dir = Path(run_dir)
+        self.ema = ema
+        self.statistics_batches = statistics_batches
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        with self.ema.swapped_in(pl_module):
+            if isinstance(pl_module, BaseVAEModule):
+                measure_latents(pl_module, trainer, self.statistics_batches)
+                pl_module.export(self.run_dir / "base")
+            else:
+                pl_module.export(self.run_dir)
+
+
+@torch.no_grad()
+def measure_latents(module: BaseVAEModule, trainer: pl.Trainer, batches: int) -> None:
+    """Per-channel mean and standard deviation of the latents over training batches, into the VAE's config."""
+    latents = []
+    for batch in islice(trainer.train_dataloader, batches):
+        video = module.render({k: v.to(module.device) if torch.is_tensor(v) else v for k, v in batch.items()})
+        z = latent_mean(module.vae, encode_features(module.vae, video))
+        latents.append(z.transpose(0, 1).flatten(1))
+    every = torch.cat(latents, dim=1).double()
+    module.vae.register_to_config(latents_mean=every.mean(1).tolist(), latents_std=every.std(1).tolist())

@@ -1,0 +1,91 @@
+"""Callbacks that stop a run which has gone wrong, and say what went wrong where."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss is NaN or infinite."""
+
+
+class DataLossError(RuntimeError):
+    """Too many samples could not be read."""
+
+
+class StopOnNonFinite(Callback):
+    """Stop on a NaN or infinite loss, before it can reach a checkpoint.
+
+    On the CPU the loss is looked at before its backward pass.  On an accelerator it is looked at one step late, when
+    its copy has long arrived, so that the host never waits for the device; the weights of that one step are lost, but
+    checkpoints are only written when the weights themselves are finite.
+    """
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.pending: tuple[int, torch.Tensor, list[str]] | None = None
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: dict, *_: Any) -> None:
+        self.keys = batch["key"]
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        if loss.device.type == "cpu":
+            self._check(trainer.global_step, loss, self.keys)
+            return
+        if self.pending is not None:
+            self._check(*self.pending)
+        self.pending = (trainer.global_step, loss.detach().to("cpu", non_blocking=True), self.keys)
+
+    @staticmethod
+    def _check(step: int, loss: torch.Tensor, keys: list[str]) -> None:
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the loss is {loss.item()} at step {step}, for the batch {keys}. The last checkpoint holds the last "
+                "good state. Look at these clips, or lower optim.lr or trainer.gradient_clip_val"
+            )
+
+
+def check_finite_weights(pl_module: pl.LightningModule, step: int) -> None:
+    """Raise if any trained tensor holds NaN or infinity: such a state is never saved."""
+    norms = torch.stack(torch._foreach_norm([p.detach() for p in pl_module.trainable().values()]))
+    if not torch.isfinite(norms).all():
+        bad = [n for n, v in zip(pl_module.trainable(), norms, strict=True) if not torch.isfinite(v)]
+        raise NonFiniteLossError(f"weights are not finite after step {step} ({bad[0]} and {len(bad) - 1} more); not saved")
+
+
+class ReportUnreadable(Callback):
+    """Write every sample that could not be read to `data_problems.jsonl`; stop when they are too many."""
+
+    def __init__(self, run_dir: str | Path, max_share: float, grace: int = 100) -> None:
+        self.file = Path(run_dir) / "data_problems.jsonl"
+        self.max_share = max_share
+        self.grace = grace
+        self.seen = 0
+        self.failed = 0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: dict, *_: Any) -> None:
+        problems = [(int(n), text) for n, text in zip(batch["index"], batch["problem"], strict=True) if text]
+        self.seen += len(batch["problem"])
+        if not problems:
+            return
+        self.failed += len(problems)
+        with open(self.file, "a") as file:
+            for n, text in problems:
+                file.write(json.dumps({"step": trainer.global_step, "sample": n, "problem": text}) + "\n")
+        if self.failed > self.max_share * max(self.seen, self.grace):
+            raise DataLossError(
+                f"{self.failed} of {self.seen} samples could not be read, more than data.max_corrupt_share="
+                f"{self.max_share}. They are listed in {self.file}; the latest: {problems[-1][1]}"
+            )
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seen": self.seen, "failed": self.failed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.seen, self.failed = state_dict["seen"], state_dict["failed"]

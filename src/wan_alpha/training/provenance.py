@@ -1,0 +1,113 @@
+"""What a run must keep to be repeated: configuration, code, packages, data."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "pytorch-lightning",
+    "hydra-core",
+    "omegaconf",
+    "kornia",
+    "torchmetrics",
+    "webdataset",
+    "av",
+    "pillow",
+    "numpy",
+    "safetensors",
+    "wan-alpha",
+)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Commit, command, versions, machine; no names of users or hosts."""
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "git": _git_state(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "machine": {
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def _git_state() -> dict[str, Any]:
+    root = Path(__file__).resolve().parents[3]
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "modified": None}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file atomically."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+    os.replace(partial, path)
+
+
+# Keys that may change when a run is continued: none of them changes what a step computes.
+FREE_ON_RESUME = (
+    "ckpt_path",
+    "run_dir",
+    "note",
+    "logger",
+    "callbacks",
+    "data.root",
+    "data.num_workers",
+    "data.max_corrupt_share",
+    "data.val_clips",
+    "data.val_batch_size",
+    "data.batch_size",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.max_steps",
+    "trainer.log_every_n_steps",
+    "trainer.val_every_n_steps",
+    "trainer.checkpoint_every_n_steps",
+    "trainer.keep_checkpoints",
+    "trainer.threads",
+)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'a': {'b': 1}} -> {'a.b': 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Keys that differ between two configurations and matter to the result, as `key: before -> now`."""
+    a, b = flatten(before), flatten(now)
+
+    def free(key: str) -> bool:
+        return any(key == name or key.startswith(name + ".") for name in FREE_ON_RESUME)
+
+    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and not free(k)]

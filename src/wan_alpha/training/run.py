@@ -1,0 +1,175 @@
+"""One training run, from a checked configuration to exported weights."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger, WandbLogger
+from rich.console import Console
+
+from .build import build_module
+from .checkpoints import AtomicCheckpointIO, CheckpointError, PeriodicCheckpoint, last_checkpoint
+from .config import RunConfig
+from .data import ClipDataModule
+from .ema import AdapterEMA
+from .finish import Export
+from .guards import ReportUnreadable, StopOnNonFinite
+from .metrics_csv import MetricsCSV
+from .progress import StepProgress
+from .provenance import describe_environment, differing_keys, write_json
+from .validation import ReconstructionValidation
+
+log = logging.getLogger(__name__)
+CONSOLE = Console()
+
+
+def train(config: RunConfig, tree: dict[str, Any]) -> None:
+    """Run to `trainer.max_steps`, or continue the run that `ckpt_path` names.
+
+    Args:
+        config: the checked configuration.
+        tree: the same as plain containers, for the record.
+    """
+    run_dir = Path(config.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    checkpoint = find_checkpoint(config.ckpt_path, run_dir)
+    if checkpoint is not None:
+        check_same_run(checkpoint, tree)
+    data = ClipDataModule(config.data, config.seed, config.trainer.accumulate_grad_batches)
+    report_data(data)
+    module = build_module(config)
+    write_json(run_dir / "config.json", tree)
+    write_json(
+        run_dir / "environment.json",
+        describe_environment()
+        | {"seed": config.seed, "data": {"train": data.train_source.manifest_hash, "val": data.val_source.manifest_hash}},
+    )
+    trainer = build_trainer(config, tree, checkpoint)
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    CONSOLE.print(f"[green]done[/green]: {run_dir}")
+
+
+def find_checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:
+    """`auto` is the newest checkpoint of the run directory, if any; null starts anew; else the path itself."""
+    if ckpt_path is None:
+        return None
+    if ckpt_path == "auto":
+        found = last_checkpoint(run_dir)
+        if found is not None:
+            CONSOLE.print(f"continuing {found} (ckpt_path=null or another run_dir starts anew)")
+        return found
+    path = last_checkpoint(ckpt_path) if Path(ckpt_path).is_dir() else Path(ckpt_path)
+    if path is None or not path.exists():
+        raise CheckpointError(f"ckpt_path={ckpt_path}: no checkpoint there; give a .ckpt file, a run directory or auto")
+    return path
+
+
+def check_same_run(checkpoint: Path, tree: dict[str, Any]) -> None:
+    """Refuse a checkpoint that another configuration made, and name the keys that differ."""
+    saved = AtomicCheckpointIO().load_checkpoint(checkpoint).get("run_config")
+    differing = differing_keys(saved, tree) if saved else []
+    if differing:
+        raise CheckpointError(
+            f"{checkpoint} was made with another configuration:\n  "
+            + "\n  ".join(differing)
+            + "\nSet these keys back, choose another run_dir, or start anew with ckpt_path=null"
+        )
+
+
+class _KeepConfig(Callback):
+    """The configuration travels inside the checkpoint."""
+
+    def __init__(self, tree: dict[str, Any]) -> None:
+        self.tree = tree
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        checkpoint["run_config"] = self.tree
+
+
+def build_trainer(config: RunConfig, tree: dict[str, Any], checkpoint: Path | None) -> pl.Trainer:
+    """Lightning's Trainer with this project's callbacks and loggers."""
+    t, run_dir = config.trainer, Path(config.run_dir)
+    validating = t.val_every_n_steps > 0
+    return pl.Trainer(
+        default_root_dir=run_dir,
+        accelerator=t.accelerator,
+        devices=t.devices,
+        num_nodes=t.num_nodes,
+        strategy=t.strategy,
+        precision=t.precision,  # type: ignore[arg-type]
+        max_steps=t.max_steps,
+        accumulate_grad_batches=t.accumulate_grad_batches,
+        gradient_clip_val=t.gradient_clip_val or None,
+        deterministic=t.deterministic,
+        log_every_n_steps=t.log_every_n_steps,
+        val_check_interval=t.val_every_n_steps * t.accumulate_grad_batches if validating else 1.0,
+        check_val_every_n_epoch=None if validating else 1,
+        limit_val_batches=1.0 if validating else 0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=config.callbacks.progress,
+        plugins=[AtomicCheckpointIO()],
+        logger=build_loggers(config, tree, checkpoint),
+        callbacks=build_callbacks(config, tree),
+    )
+
+
+def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
+    """In the order in which they act after a step: average, save; validation reads the average."""
+    t, run_dir = config.trainer, Path(config.run_dir)
+    ema = AdapterEMA(config.optim.ema_decay)
+    callbacks: list[Callback] = [
+        StopOnNonFinite(),
+        ReportUnreadable(run_dir, config.data.max_corrupt_share),
+        ema,
+        _KeepConfig(tree),
+        PeriodicCheckpoint(run_dir, t.checkpoint_every_n_steps, t.keep_checkpoints),
+        Export(run_dir, ema),
+    ]
+    if config.stage == "vae" and t.val_every_n_steps:
+        callbacks.append(ReconstructionValidation(run_dir, config.callbacks))
+    if config.callbacks.progress:
+        ranks = (t.devices if isinstance(t.devices, int) else 1) * t.num_nodes
+        frames = config.data.batch_size * config.data.num_frames * t.accumulate_grad_batches * ranks
+        callbacks.append(StepProgress(frames, t.log_every_n_steps))
+    return callbacks
+
+
+def build_loggers(config: RunConfig, tree: dict[str, Any], checkpoint: Path | None) -> list[Logger]:
+    """metrics.csv always; Weights & Biases as configured."""
+    table = MetricsCSV(config.run_dir)
+    table.continue_from(int(checkpoint.stem.split("-")[-1]) if checkpoint else -1)
+    loggers: list[Logger] = [table]
+    wandb = config.logger.wandb
+    if wandb.mode != "disabled":
+        loggers.append(
+            WandbLogger(
+                project=wandb.project,
+                entity=wandb.entity,
+                name=wandb.name or Path(config.run_dir).name,
+                tags=wandb.tags,
+                save_dir=config.run_dir,
+                offline=wandb.mode == "offline",
+                config=tree,
+            )
+        )
+    return loggers
+
+
+def report_data(data: ClipDataModule) -> None:
+    """Say what there is to train on, and what had to be left out."""
+    train, val = data.train_source, data.val_source
+    frames = sum(clip.num_frames for clip in train.clips)
+    CONSOLE.print(f"data: {len(train)} training clips ({frames} frames), {len(val)} held out")
+    for problem in [*train.problems, *val.problems]:
+        log.warning("left out: %s", problem)

@@ -1,0 +1,106 @@
+"""What a validation of stage=vae shows: pictures, and one table against the base's ceiling and floor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import WandbLogger
+from rich.console import Console
+from torch import Tensor
+
+from ..evaluation.lpips import LPIPS
+from ..evaluation.metrics import RGBAMetrics
+from ..evaluation.panels import Frames, panel, write_mp4, write_panels
+from ..evaluation.tables import comparison_table, markdown_table
+from ..models.alpha_vae import AlphaVAE
+from ..rendering import alpha_to_rgb, hard_render, rgb_to_alpha
+from .config import CallbacksConfig
+from .provenance import write_json
+
+OURS, CEILING, FLOOR = "ours", "ceiling: base, two latents", "floor: alpha ignored"
+
+
+class ReconstructionValidation(Callback):
+    """Measure the held-out clips, draw them, and compare with what the base alone can do.
+
+    Args:
+        run_dir: receives `panels/step-N.png`, `panels/step-N.webp`, `table.md` and `metrics.json`.
+        config: which pictures and which LPIPS.
+    """
+
+    def __init__(self, run_dir: str | Path, config: CallbacksConfig) -> None:
+        self.run_dir = Path(run_dir)
+        self.config = config
+        self.lpips = LPIPS(config.lpips) if config.lpips else None
+        self.reference: dict[str, RGBAMetrics] = {}
+        self.reference_done = False
+        self.metrics = RGBAMetrics(self.lpips)
+        self.panels: dict[str, Frames] = {}
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.metrics, self.panels = RGBAMetrics(self.lpips), {}
+        if self.lpips is not None:
+            self.lpips.to(pl_module.device)
+        if not self.reference_done:
+            self.reference = {CEILING: RGBAMetrics(self.lpips), FLOOR: RGBAMetrics(self.lpips)}
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: tuple[Tensor, Tensor], batch: dict, *_: Any
+    ) -> None:
+        pred_rgb, pred_alpha = (x.float() for x in outputs)
+        truth = (batch["rgb"], batch["alpha"], batch["canvas"], batch["key"])
+        self.metrics.update(pred_rgb, pred_alpha, *truth)
+        if not self.reference_done:
+            for name, (rgb, alpha) in base_reconstructions(pl_module.vae, batch).items():
+                self.reference[name].update(rgb, alpha, *truth)
+        for i, key in enumerate(batch["key"]):
+            if len(self.panels) < self.config.panel_clips:
+                tensors = (batch["rgb"][i], batch["alpha"][i], pred_rgb[i], pred_alpha[i], batch["canvas"][i])
+                self.panels[key] = panel(*(t.cpu() for t in tensors), title=key)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.reference_done = True
+        if not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        rows = {OURS: self.metrics.compute()} | {name: m.compute() for name, m in self.reference.items()}
+        Console().print(comparison_table(rows, title=f"held-out clips after {step} steps"))
+        (self.run_dir / "table.md").write_text(f"After {step} steps, {len(self.metrics.per_clip)} held-out clips.\n\n" + markdown_table(rows))
+        write_json(self.run_dir / "metrics.json", {"step": step, "mean": rows, "clips": self.metrics.per_clip})
+        figures = {f"val/{name}": value for name, value in rows[OURS].items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, step=step)
+            logger.save()
+        if self.config.panels:
+            self._draw(trainer, step)
+
+    def _draw(self, trainer: pl.Trainer, step: int) -> None:
+        stem = self.run_dir / "panels" / f"step-{step:08d}"
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        write_panels(stem, list(self.panels.values()), fps=8)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                import wandb
+
+                films = []
+                for key, frames in self.panels.items():
+                    path = write_mp4(frames, stem.parent / f"{stem.name}-{key}.mp4", fps=8)
+                    films.append(wandb.Video(str(path), format="mp4", caption=key))
+                logger.experiment.log({"panels": films, "trainer/global_step": step})
+
+
+@torch.no_grad()
+def base_reconstructions(vae: AlphaVAE, batch: dict) -> dict[str, tuple[Tensor, Tensor]]:
+    """What the frozen base does without this project: (rgb, alpha) for the ceiling and the floor.
+
+    The ceiling spends two latents, one on the hard render and one on alpha as a grey video.  The floor spends one and
+    ignores alpha: everything is opaque.
+    """
+    hard = hard_render(batch["rgb"], batch["alpha"], batch["background"])
+    rgb = vae.base_roundtrip(hard).float()
+    alpha = rgb_to_alpha(vae.base_roundtrip(alpha_to_rgb(batch["alpha"])).float())
+    return {CEILING: (rgb, alpha), FLOOR: (rgb, torch.ones_like(alpha))}

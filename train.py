@@ -1,0 +1,17 @@
+"""Train: `python train.py stage=vae|base [KEY=VALUE ...]`.  See conf/ for every key."""
+
+import hydra
+from omegaconf import DictConfig
+
+from wan_alpha.training.entry import checked, run_command
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> None:
+    from wan_alpha.training.run import train  # after the check: a typo should not wait for the imports
+
+    train(*checked(cfg))
+
+
+if __name__ == "__main__":
+    run_command(main)
