@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from wan_alpha.data.resize import Frames
 
@@ -13,10 +14,12 @@ TRANSLUCENT = (25, 230)
 
 
 class Measures(TypedDict):
-    """`motion`: mean |alpha(t+1) - alpha(t)| over all pixels, in [0, 1]; `translucent`, `soft`: shares of the
-    foreground (alpha > 0) with 25 < alpha < 230 and 0 < alpha < 255; `coverage`: mean alpha."""
+    """`motion`: mean |alpha(t+1) - alpha(t)| over all pixels, in [0, 1].  Shares of the foreground (alpha > 0):
+    `soft` has 0 < alpha < 255, `translucent` 25 < alpha < 230, and around `glass` the whole 3x3 neighbourhood is
+    translucent, which tells glass and smoke from thin outlines.  `coverage`: mean alpha."""
 
     motion: float
+    glass: float
     translucent: float
     soft: float
     coverage: float
@@ -27,10 +30,19 @@ def measure(frames: Frames) -> Measures:
     alpha = frames[..., 3]
     foreground = max(int((alpha > 0).sum()), 1)
     low, high = TRANSLUCENT
+    translucent = (alpha > low) & (alpha < high)
     steps = np.abs(np.diff(alpha.astype(np.int16), axis=0))
     return Measures(
         motion=round(float(steps.mean()) / 255, 5) if len(steps) else 0.0,
-        translucent=round(float(((alpha > low) & (alpha < high)).sum() / foreground), 5),
+        glass=round(float(_eroded(translucent).sum() / foreground), 5),
+        translucent=round(float(translucent.sum() / foreground), 5),
         soft=round(float(((alpha > 0) & (alpha < 255)).sum() / foreground), 5),
         coverage=round(float(alpha.mean()) / 255, 5),
     )
+
+
+def _eroded(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Pixels of (T, H, W) whose 3x3 neighbourhood is true throughout; the border is left away."""
+    rows = mask[:, :-2] & mask[:, 1:-1] & mask[:, 2:]
+    eroded: npt.NDArray[np.bool_] = rows[:, :, :-2] & rows[:, :, 1:-1] & rows[:, :, 2:]
+    return eroded

@@ -15,7 +15,7 @@ import os
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ from wan_alpha.data.source import SPLITS, Clip
 Manifest = dict[str, Any]
 Members = list[tuple[str, bytes]]
 # What of a record goes into a sample's JSON; the rest (where a file lay) means nothing inside a shard.
-META = ("licence", "source", "concept", "motion", "translucent", "soft", "coverage")
+META = ("licence", "source", "concept", "motion", "glass", "translucent", "soft", "coverage")
 
 
 @dataclass
@@ -57,21 +57,32 @@ def shard(options: Options) -> Manifest:
     return write_shards(source, options.out, options.shard_mb)
 
 
-def write_shards(source: FolderSource, out: Path, shard_mb: float = 64.0) -> Manifest:
-    """Write the clips of a folder (opened with split "all") as shards, sorted by key, and `shards.json` at the end."""
+def write_shards(
+    source: FolderSource, out: Path, shard_mb: float = 64.0, keys: Container[str] | None = None
+) -> Manifest:
+    """Write the clips of a folder (opened with split "all") as shards, sorted by key, and `shards.json` at the end.
+
+    Args:
+        source: the folder.
+        out: where the shards go.
+        shard_mb: a shard is closed once it is larger than so many megabytes.
+        keys: write only these clips; by default all.
+    """
     out.mkdir(parents=True, exist_ok=True)
+    chosen = [index for index, clip in enumerate(source.clips) if keys is None or clip.key in keys]
+    chosen.sort(key=lambda index: source.clips[index].key)
     shards: list[dict[str, Any]] = []
     for split in SPLITS:
-        order = sorted((clip.key, index) for index, clip in enumerate(source.clips) if clip.split == split)
-        indices = [index for _, index in order]
+        indices = [index for index in chosen if source.clips[index].split == split]
         shards += list(_write_split(source, split, indices, out, int(shard_mb * 1e6)))
-    counts = Counter(clip.split for clip in source.clips)
+    clips = [source.clips[index] for index in chosen]
+    counts = Counter(clip.split for clip in clips)
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "shards": shards,
         "samples": {split: counts[split] for split in SPLITS},
-        "licences": sorted({str(clip.meta.get("licence", "unknown")) for clip in source.clips}),
-        "sources": sorted({str(clip.meta.get("source", "unknown")) for clip in source.clips}),
+        "licences": sorted({str(clip.meta.get("licence", "unknown")) for clip in clips}),
+        "sources": sorted({str(clip.meta.get("source", "unknown")) for clip in clips}),
     }
     kept = {entry["name"] for entry in shards}
     for split in SPLITS:  # shards of an earlier, larger run would be read as part of this one

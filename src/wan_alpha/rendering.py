@@ -1,8 +1,8 @@
 """Compositing as pure functions on tensors: soft render, hard render, the colour set, the checkerboard.
 
 Words and ranges: `rgb` is straight colour (B, 3, T, H, W) in [-1, 1]; `alpha` is opacity (B, 1, T, H, W) in [0, 1];
-`colour` is one flat background per sample (B, 3), or one for all (3,), in [-1, 1]. No function here clamps, draws random
-numbers or waits for the device: shapes are checked, values are not.
+`colour` is one flat background per sample (B, 3), or one for all (3,), in [-1, 1]. No function here clamps, draws
+random numbers or waits for the device: shapes are checked, values are not.
 """
 
 import torch
@@ -86,7 +86,7 @@ def alpha_to_rgb(alpha: Tensor) -> Tensor:
 
 
 def rgb_to_alpha(picture: Tensor) -> Tensor:
-    """A decoded grey picture as alpha: the mean of its channels, (B, 3, T, H, W) in [-1, 1] -> (B, 1, T, H, W) in [0, 1].
+    """A decoded grey picture as alpha: (B, 3, T, H, W) in [-1, 1] -> (B, 1, T, H, W) in [0, 1], the channels' mean.
 
     Not clamped: a decoder that overshoots must feel it in the loss.
     """

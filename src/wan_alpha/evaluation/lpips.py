@@ -16,9 +16,9 @@ class LPIPS(nn.Module):
     """Learned perceptual distance of pictures.
 
     Args:
-        weights: which VGG16, see `wan_alpha.models.vgg.load_vgg16`. "imagenet" (or a path to a full VGG16) gives the metric
-            that papers report, named `lpips`. "bundled" ends at relu3_3, so that only the first three of five levels
-            count: a metric of its own, named `lpips3`, good for comparing runs and not comparable with papers.
+        weights: which VGG16, see `wan_alpha.models.vgg.load_vgg16`. "imagenet" (or a path to a full VGG16) gives the
+            metric that papers report, named `lpips`. "bundled" ends at relu3_3, so that only the first three of five
+            levels count: a metric of its own, named `lpips3`, good for comparing runs, not comparable with papers.
     """
 
     def __init__(self, weights: str | Path = "bundled") -> None:

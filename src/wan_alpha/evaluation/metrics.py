@@ -27,17 +27,21 @@ def psnr(pred: Tensor, target: Tensor) -> Tensor:
 
 def ssim(pred: Tensor, target: Tensor) -> Tensor:
     """SSIM of every frame (Gaussian window of 11 px, sigma 1.5), averaged: two (T, 3, H, W) in [0, 1] -> ()."""
-    return _over_frames(
-        lambda a, b: structural_similarity_index_measure(a, b, data_range=1.0, reduction="none"), pred, target
-    )
+
+    def per_frame(a: Tensor, b: Tensor) -> Tensor:
+        values = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none")
+        assert isinstance(values, Tensor)  # a pair only when its maps are asked for
+        return values
+
+    return _over_frames(per_frame, pred, target)
 
 
 class RGBAMetrics:
     """Collects figures of clips, keeps them per clip, and averages.
 
     Figures are called `picture/metric`: `alpha/psnr`, `soft/ssim`, `hard/lpips3`, ... Predictions are clamped to their
-    range first. Both hard renders are cut with the TARGET's alpha > 0: with the prediction's own, a decoder's noise of one
-    part in a million around zero would count as much as a hole in the picture.
+    range first. Both hard renders are cut with the TARGET's alpha > 0: with the prediction's own, a decoder's noise of
+    one part in a million around zero would count as much as a hole in the picture.
 
     Args:
         lpips: the perceptual metric, or None to leave it out.

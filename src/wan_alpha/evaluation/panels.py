@@ -20,18 +20,17 @@ from wan_alpha.rendering import COLOUR_NAMES, COLOURS, alpha_to_rgb, checkerboar
 Frames = NDArray[np.uint8]  # (T, H, W, 3)
 
 ERROR_GAIN = 4
-COLUMNS = ("ground truth", "prediction", f"error ×{ERROR_GAIN}")
+COLUMNS = ("ground truth", "prediction", f"error x {ERROR_GAIN}")
 
-# Small clips are enlarged by whole factors until their shorter side has MIN_TILE pixels, large ones are reduced.
-MIN_TILE, MAX_TILE = 192, 416
+# Small clips are enlarged by a whole factor until the shorter side has MIN_TILE pixels (if the longer one then keeps
+# within MAX_TILE), large ones are reduced to a longer side of MAX_TILE.
+MIN_TILE, MAX_TILE = 192, 448
 
 _MARGIN, _GAP, _GUTTER = 24, 10, 118
 _PAPER, _INK, _FAINT, _LINE = (255, 255, 255), (28, 30, 34), (122, 126, 134), (214, 217, 222)
 
 
-def panel(
-    rgb: Tensor, alpha: Tensor, pred_rgb: Tensor, pred_alpha: Tensor, colour: Tensor, title: str = ""
-) -> Frames:
+def panel(rgb: Tensor, alpha: Tensor, pred_rgb: Tensor, pred_alpha: Tensor, colour: Tensor, title: str = "") -> Frames:
     """One clip as a labelled grid: ground truth, prediction and error of soft render, hard render and alpha.
 
     Args:
@@ -117,7 +116,8 @@ def write_mp4(frames: Frames, path: str | Path, fps: float) -> Path:
 
 def _pictures(rgb: Tensor, alpha: Tensor, colour: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """The rows of a panel, (T, 3, H, W) in [0, 1] each."""
-    board = checkerboard(*rgb.shape[-2:], cell=max(1, round(min(rgb.shape[-2:]) / 12)))[:, None]
+    height, width = rgb.shape[-2:]
+    board = checkerboard(height, width, cell=max(1, round(min(height, width) / 12)))[:, None]
     rows = {
         "soft": rgb * alpha + board * (1 - alpha),
         "hard": hard_render(rgb[None], alpha[None], colour, mask[None])[0],
@@ -127,10 +127,8 @@ def _pictures(rgb: Tensor, alpha: Tensor, colour: Tensor, mask: Tensor) -> dict[
 
 
 def _tile_size(height: int, width: int) -> tuple[int, int]:
-    if min(height, width) < MIN_TILE:
-        factor = float(math.ceil(MIN_TILE / min(height, width)))
-    else:
-        factor = min(1.0, MAX_TILE / max(height, width))
+    room = MAX_TILE / max(height, width)
+    factor = min(math.ceil(MIN_TILE / min(height, width)), max(1, math.floor(room))) if room >= 1 else room
     return round(height * factor), round(width * factor)
 
 
@@ -179,7 +177,7 @@ def _blank(height: int, width: int, title: str, rows: Sequence[tuple[str, str, s
 
 
 def _colour_name(colour: Tensor) -> str:
-    """"magenta", or "#8040ff" for a colour outside the colour set."""
+    """A name such as magenta, or "#8040ff" for a colour outside the colour set."""
     for name, known in zip(COLOUR_NAMES, COLOURS, strict=True):
         if torch.equal(colour.detach().float().cpu(), known):
             return name

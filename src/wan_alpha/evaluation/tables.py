@@ -18,7 +18,7 @@ def comparison_table(rows: Rows, title: str | None = None) -> Table:
         title: printed above.
     """
     columns = _columns(rows)
-    table = Table(title=title, caption=NOTE, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(title=title, caption=NOTE, box=box.SIMPLE_HEAD, padding=0)
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(_heading(column).replace(" ", "\n", 1), justify="right", no_wrap=True)

@@ -71,6 +71,8 @@ class AlphaVAELoss(nn.Module):
         self.pictures = [name for name in PICTURES[render] if getattr(self.weights, name) > 0]
         if not self.pictures:
             raise ValueError(f"AlphaVAELoss: all of {', '.join(PICTURES[render])} have weight 0, nothing to compare")
+        if not any(getattr(self.weights, kind) > 0 for kind in ("l1", "perceptual", "edge")):
+            raise ValueError("AlphaVAELoss: all of l1, perceptual, edge have weight 0, nothing to compare")
         self.perceptual = PerceptualLoss(**(perceptual or {})) if self.weights.perceptual > 0 else None
 
     def forward(
@@ -93,8 +95,8 @@ class AlphaVAELoss(nn.Module):
             per_sample: return one total per sample instead of their mean.
 
         Returns:
-            The weighted total, () or (B,), and the unweighted terms `picture/kind` (`alpha/l1`, `soft/edge`, ...), means
-            over the batch without gradient, left on their device.
+            The weighted total, () or (B,), and the unweighted terms `picture/kind` (`alpha/l1`, `soft/edge`, ...),
+            means over the batch without gradient, left on their device.
         """
         precision = torch.promote_types(rgb.dtype, torch.float32)
         pred_rgb, pred_alpha, rgb, alpha = (x.to(precision) for x in (pred_rgb, pred_alpha, rgb, alpha))

@@ -16,8 +16,8 @@ Distance = Literal["l1", "mse"]
 class PerceptualLoss(nn.Module):
     """VGG16 feature distance of pairs of clips, frame by frame.
 
-    Nothing here is trained, and memory does not grow with the clip: the gradient with respect to the prediction is taken
-    at once, chunk by chunk, so that no activation outlives its chunk and nothing is computed twice.
+    Nothing here is trained, and VGG's memory does not grow with the clip: the gradient with respect to the prediction
+    is taken at once, chunk by chunk, so that no activation outlives its chunk and nothing is computed twice.
 
     Args:
         weights: which VGG16, see `wan_alpha.models.vgg.load_vgg16`.
@@ -38,7 +38,7 @@ class PerceptualLoss(nn.Module):
         frames_per_chunk: int = 16,
     ) -> None:
         super().__init__()
-        if not layers or (unknown := sorted(set(layers) - set(TAPS))):
+        if not layers or set(layers) - set(TAPS):
             raise ValueError(f"perceptual loss: layers {list(layers)} must be some of {', '.join(TAPS)}")
         if distance not in ("l1", "mse"):
             raise ValueError(f"perceptual loss: distance is l1 or mse, got {distance!r}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -36,7 +36,9 @@ class Adapters:
     spec: dict[str, Any]
 
 
-def save_adapters(directory: str | Path, vae: AutoencoderKLWan, spec: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def save_adapters(
+    directory: str | Path, vae: AutoencoderKLWan, spec: dict[str, Any], tensors: dict[str, Tensor]
+) -> None:
     """Write both files, each atomically; the description comes last, so that it never speaks of missing tensors."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -61,7 +63,9 @@ def locate_adapters(adapters: str | Path) -> Path:
     for candidate in (path, path / "adapters"):
         if (candidate / DESCRIPTION).exists():
             return candidate
-    raise AdapterError(f"no {DESCRIPTION} in {path} or {path / 'adapters'}: give an exported adapter directory or a run")
+    raise AdapterError(
+        f"no {DESCRIPTION} in {path} or {path / 'adapters'}: give an exported adapter directory or a run"
+    )
 
 
 def load_adapters(adapters: str | Path, vae: AutoencoderKLWan) -> Adapters:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ..rendering import alpha_to_rgb, hard_render, rgb_to_alpha
@@ -53,9 +53,11 @@ class AlphaVAE(nn.Module):
         self.run: Runner = run_checkpointed if checkpointing else run_plain
         self.temporal_stride = temporal_stride(base)
         self.spatial_stride = spatial_stride(base)
-        statistics = {"latents_mean": base.config.latents_mean, "latents_std": base.config.latents_std}
-        for name, values in statistics.items():
-            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1, 1), persistent=False)
+        self.latents_mean: Tensor
+        self.latents_std: Tensor
+        for name in ("latents_mean", "latents_std"):
+            statistic = torch.tensor(base.config[name]).view(1, -1, 1, 1, 1)
+            self.register_buffer(name, statistic, persistent=False)
 
     @classmethod
     def from_pretrained(
@@ -191,7 +193,9 @@ class AlphaVAE(nn.Module):
         own = self.adapter_parameters()
         missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
         if missing or unknown:
-            raise ValueError(f"adapter tensors do not match: missing {missing[:3]}, unknown {unknown[:3]} (first three)")
+            raise ValueError(
+                f"adapter tensors do not match: missing {missing[:3]}, unknown {unknown[:3]} (first three)"
+            )
         for name, parameter in own.items():
             parameter.copy_(tensors[name])
 
@@ -217,5 +221,7 @@ class AlphaVAE(nn.Module):
 
     def check_latent(self, z: Tensor) -> None:
         """A latent must have this base's number of channels."""
-        if z.dim() != 5 or z.shape[1] != self.base.config.z_dim:
-            raise ValueError(f"a latent is {tuple(z.shape)}; this base takes (B, {self.base.config.z_dim}, T', h, w)")
+        if z.dim() != 5 or z.shape[1] != self.base.config["z_dim"]:
+            raise ValueError(
+                f"a latent is {tuple(z.shape)}; this base takes (B, {self.base.config['z_dim']}, T', h, w)"
+            )

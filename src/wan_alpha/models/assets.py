@@ -23,4 +23,6 @@ def asset(name: str) -> Path:
             "clone it and install it with `pip install -e .`"
         )
     there = ", ".join(sorted(entry.name for entry in ASSETS.iterdir())) or "nothing"
-    raise FileNotFoundError(f"asset {name!r}: {path} is missing; {ASSETS} holds {there}. Restore it with `git checkout`")
+    raise FileNotFoundError(
+        f"asset {name!r}: {path} is missing; {ASSETS} holds {there}. Restore it with `git checkout`"
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
 from .assets import asset
@@ -68,12 +68,12 @@ def load_vae(base: str | Path, dtype: torch.dtype = torch.float32) -> Autoencode
 
 def temporal_stride(vae: AutoencoderKLWan) -> int:
     """Frames per latent frame after the first (4 for every released Wan)."""
-    return 2 ** sum(vae.config.temperal_downsample)
+    return 2 ** sum(vae.config["temperal_downsample"])
 
 
 def spatial_stride(vae: AutoencoderKLWan) -> int:
     """Pixels per latent cell along each side: 8 in Wan2.1, 16 in Wan2.2."""
-    return 2 ** (len(vae.config.dim_mult) - 1) * (vae.config.patch_size or 1)
+    return 2 ** (len(vae.config["dim_mult"]) - 1) * (vae.config["patch_size"] or 1)
 
 
 def layout(vae: AutoencoderKLWan) -> dict[str, Any]:

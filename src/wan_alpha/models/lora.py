@@ -16,6 +16,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -34,8 +35,8 @@ class FoldedConvLora(_ConvNd):
     def update_layer(self, adapter_name: str, r: int, lora_alpha: float, config: LoraConfig, **kwargs: object) -> None:
         if r <= 0:
             raise ValueError(f"the LoRA rank is {r}; it must be a positive integer")
-        base = self.get_base_layer()
-        conv = nn.Conv2d if base.weight.dim() == 4 else nn.Conv3d
+        base = self._base()
+        conv: Any = nn.Conv2d if isinstance(base, nn.Conv2d) else nn.Conv3d
         self.r[adapter_name] = r
         self.lora_alpha[adapter_name] = lora_alpha
         self.scaling[adapter_name] = lora_alpha / r
@@ -45,17 +46,22 @@ class FoldedConvLora(_ConvNd):
         self.reset_lora_parameters(adapter_name, True)
         self._move_adapter_to_device_of_base_layer(adapter_name)
 
+    def _base(self) -> nn.Conv2d | nn.Conv3d:
+        return cast(nn.Conv2d | nn.Conv3d, self.get_base_layer())
+
     def get_delta_weight(self, adapter: str) -> Tensor:
         """s·B·A in the shape of the base weight."""
-        a, b = self.lora_A[adapter].weight, self.lora_B[adapter].weight
-        return (b.flatten(1) @ a.flatten(1)).view_as(self.get_base_layer().weight) * self.scaling[adapter]
+        a, b = cast(Tensor, self.lora_A[adapter].weight), cast(Tensor, self.lora_B[adapter].weight)
+        return (b.flatten(1) @ a.flatten(1)).view_as(self._base().weight) * self.scaling[adapter]
 
     def forward(self, x: Tensor, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        base = self.get_base_layer()
+        base = self._base()
         active = [] if self.merged else [name for name in self.active_adapters if name in self.lora_A]
         if not active:
             return base(x, *args, **kwargs)
-        weight = base.weight + sum(self.get_delta_weight(name) for name in active)
+        weight: Tensor = base.weight
+        for name in active:
+            weight = weight + self.get_delta_weight(name)
         return functional_call(base, {"weight": weight}, (x, *args), kwargs)
 
 
@@ -124,7 +130,7 @@ class AdapterSwitch:
 def merge_adapter(decoder: nn.Module, adapter: str) -> None:
     """Fold one adapter into the base weights for good (in float32, then cast) and drop all LoRA layers."""
     for name, layer in lora_layers(decoder).items():
-        base = layer.get_base_layer()
+        base = layer._base()
         delta = layer.get_delta_weight(adapter).float()
         base.weight.copy_((base.weight.float() + delta).to(base.weight.dtype))
         parent, _, child = name.rpartition(".")

@@ -8,7 +8,7 @@ Only past frames are used, so long videos stream.  The sub-blocks are Wan's own,
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import (
@@ -42,8 +42,7 @@ class FeatureMergeBlock(nn.Module):
         blocks: list[nn.Module] = [WanResidualBlock(features, features)]
         for _ in range(residual_blocks - 1):
             attention = WanAttentionBlock(features)
-            nn.init.zeros_(attention.proj.weight)
-            nn.init.zeros_(attention.proj.bias)
+            _zero(attention.proj)
             blocks += [attention, WanResidualBlock(features, features)]
         self.blocks = nn.ModuleList(blocks)
         self.norm_out = WanRMS_norm(features, images=False)
@@ -57,19 +56,19 @@ class FeatureMergeBlock(nn.Module):
         output norm followed by its output and quant convolutions folded into one.
         """
         features, z_dim = self.conv_in.out_channels, self.conv_out.out_channels
-        nn.init.zeros_(self.conv_in.weight)
-        nn.init.zeros_(self.conv_in.bias)
+        _zero(self.conv_in)
         self.conv_in.weight[:, :features, 0, 0, 0] = torch.eye(features)
         for block in self.blocks:
             if isinstance(block, WanResidualBlock):
-                nn.init.zeros_(block.conv2.weight)
-                nn.init.zeros_(block.conv2.bias)
+                _zero(block.conv2)
         self.norm_out.gamma.copy_(vae.encoder.norm_out.gamma)
         # Fold in float64: the product of two convolutions should cost no precision.
-        quant = vae.quant_conv.weight[:z_dim, :, 0, 0, 0].double()
-        conv = vae.encoder.conv_out
-        self.conv_out.weight.copy_(torch.einsum("zm,mfthw->zfthw", quant, conv.weight.double()))
-        self.conv_out.bias.copy_(quant @ conv.bias.double() + vae.quant_conv.bias[:z_dim].double())
+        quant, conv = vae.quant_conv, vae.encoder.conv_out
+        matrix = quant.weight[:z_dim, :, 0, 0, 0].double()
+        self.conv_out.weight.copy_(torch.einsum("zm,mfthw->zfthw", matrix, conv.weight.double()))
+        biases = (cast(Tensor, layer.bias) for layer in (self.conv_out, conv, quant))
+        own_bias, conv_bias, quant_bias = biases
+        own_bias.copy_(matrix @ conv_bias.double() + quant_bias[:z_dim].double())
 
     def forward(self, rgb: Tensor, alpha: Tensor, run: Runner = run_plain) -> Tensor:
         """(B, F, T', h, w) twice -> raw latent (B, z, T', h, w), the whole clip at once."""
@@ -87,11 +86,16 @@ class FeatureMergeBlock(nn.Module):
         return cache.conv(self.conv_out, F.silu(self.norm_out(x)))
 
 
+def _zero(conv: nn.Conv2d | nn.Conv3d) -> None:
+    for parameter in conv.parameters():
+        nn.init.zeros_(parameter)
+
+
 def build_merge_block(vae: AutoencoderKLWan, init: MergeInit = "base", residual_blocks: int = 3) -> FeatureMergeBlock:
     """A merge block that fits `vae`: `init='base'` starts exactly at the base's latent, `'random'` is the paper's."""
     if init not in ("base", "random"):
         raise ValueError(f"merge.init is {init!r}; it must be 'base' (start at the base's latent) or 'random' (paper)")
-    block = FeatureMergeBlock(vae.encoder.conv_out.in_channels, vae.config.z_dim, residual_blocks).to(vae.dtype)
+    block = FeatureMergeBlock(vae.encoder.conv_out.in_channels, vae.config["z_dim"], residual_blocks).to(vae.dtype)
     if init == "base":
         block.init_from_base(vae)
     return block

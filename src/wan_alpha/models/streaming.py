@@ -50,10 +50,10 @@ def chunks(num_frames: int) -> list[slice]:
 
 
 def encode_features_chunk(vae: AutoencoderKLWan, video: Tensor, cache: FeatureCache) -> Tensor:
-    """Features of the next frames: `video` (B, 3, 1 or 4, H, W) in [-1, 1] -> (B, F, 1, h, w), before the output norm."""
+    """Features of the next frames (B, 3, 1 or 4, H, W) in [-1, 1] -> (B, F, 1, h, w), before the output norm."""
     cache.rewind()
     encoder = vae.encoder
-    x = cache.conv(encoder.conv_in, patchify(video, vae.config.patch_size or 1))
+    x = cache.conv(encoder.conv_in, patchify(video, vae.config["patch_size"] or 1))
     for layer in encoder.down_blocks:
         x = layer(x, feat_cache=cache.features, feat_idx=cache.index)
     return encoder.mid_block(x, feat_cache=cache.features, feat_idx=cache.index)
@@ -69,4 +69,4 @@ def decode_chunks(vae: AutoencoderKLWan, z: Tensor) -> Iterator[Tensor]:
     for t in range(z.shape[2]):
         cache.rewind()
         x = vae.decoder(z[:, :, t : t + 1], feat_cache=cache.features, feat_idx=cache.index, first_chunk=t == 0)
-        yield unpatchify(x, vae.config.patch_size or 1)
+        yield unpatchify(x, vae.config["patch_size"] or 1)

@@ -70,13 +70,15 @@ class VGG16(nn.Module):
         if pictures.dim() != 4 or pictures.shape[1] != 3:
             raise ValueError(f"VGG16: expected pictures (N, 3, H, W), got {tuple(pictures.shape)}")
         if min(pictures.shape[-2:]) < (smallest := 2 ** sum(index < last for index in _POOLS)):
-            raise ValueError(f"VGG16: {list(taps)} need pictures of at least {smallest} px, got {tuple(pictures.shape[-2:])}")
+            raise ValueError(
+                f"VGG16: {list(taps)} need pictures of at least {smallest} px, got {tuple(pictures.shape[-2:])}"
+            )
         x = (pictures.to(self.mean.dtype) + 1) / 2
         if normalise:
             x = (x - self.mean) / self.std
         kept: dict[int, Tensor] = {}
-        for index, layer in enumerate(self.features[: last + 1]):
-            x = kept[index] = layer(x)
+        for index in range(last + 1):
+            x = kept[index] = self.features[index](x)
         return [kept[TAPS[name]] for name in taps]
 
 

@@ -15,6 +15,7 @@ Shapes: B batch, C channels, T = 1 + 4k frames, H, W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import (
@@ -85,7 +86,7 @@ def _up(block: WanUpBlock | WanResidualUpBlock, x: Tensor) -> Tensor:
     for resnet in block.resnets:
         y = resnet(y)
     if isinstance(block, WanUpBlock):
-        return y if block.upsamplers is None else _resample(block.upsamplers[0], y)
+        return y if block.upsamplers is None else _resample(cast(WanResample, block.upsamplers[0]), y)
     if block.upsampler is None:
         return y
     first = block.avg_shortcut(x[:, :, :1], first_chunk=True)
@@ -114,7 +115,7 @@ def encoder_features(encoder: WanEncoder3d, x: Tensor, run: Runner = run_plain) 
 
 def encode_features(vae: AutoencoderKLWan, video: Tensor, run: Runner = run_plain) -> Tensor:
     """Mid-block features of `video` (B, 3, T, H, W) in [-1, 1] -> (B, F, T', H/s, W/s), before the output norm."""
-    return encoder_features(vae.encoder, patchify(video, vae.config.patch_size or 1), run)
+    return encoder_features(vae.encoder, patchify(video, vae.config["patch_size"] or 1), run)
 
 
 def latent_moments(vae: AutoencoderKLWan, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,4 +139,4 @@ def decode_clip(vae: AutoencoderKLWan, z: Tensor, run: Runner = run_plain) -> Te
     for block in decoder.up_blocks:
         x = run(_block(block), x)
     x = run(lambda y: decoder.conv_out(decoder.nonlinearity(decoder.norm_out(y))), x)
-    return unpatchify(x, vae.config.patch_size or 1)
+    return unpatchify(x, vae.config["patch_size"] or 1)

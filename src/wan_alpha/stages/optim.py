@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+
+Optimiser = Callable[[Iterable[nn.Parameter]], OptimizerLRScheduler]
+"""Parameters -> what Lightning's `configure_optimizers` returns."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ def adamw(
     lr: float,
     betas: Sequence[float] = (0.9, 0.999),
     weight_decay: float = 0.0,
-) -> dict[str, object]:
+) -> OptimizerLRScheduler:
     """What Lightning's `configure_optimizers` returns: the optimiser, and its schedule per step."""
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
     return {

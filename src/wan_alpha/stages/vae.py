@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from ..losses.alpha import AlphaVAELoss
 from ..models.alpha_vae import AlphaVAE
+from .optim import Optimiser
+from .stage import StageModule
 
 
-class AlphaVAEModule(pl.LightningModule):
+class AlphaVAEModule(StageModule):
     """Train the merge block and both decoder adapters on a frozen base.
 
         Z = M(E(R^h), E(A)),   L = L_alpha + L_rgb^soft + L_rgb^hard
@@ -23,11 +23,10 @@ class AlphaVAEModule(pl.LightningModule):
         optimiser: parameters -> what `configure_optimizers` returns.
     """
 
-    def __init__(self, vae: AlphaVAE, loss: AlphaVAELoss, optimiser: Callable[[list[nn.Parameter]], dict]) -> None:
-        super().__init__()
+    def __init__(self, vae: AlphaVAE, loss: AlphaVAELoss, optimiser: Optimiser) -> None:
+        super().__init__(optimiser)
         self.vae = vae
         self.loss = loss
-        self.optimiser = optimiser
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         rgb, alpha = batch["rgb"], batch["alpha"]
@@ -37,17 +36,14 @@ class AlphaVAEModule(pl.LightningModule):
         self.log_dict({"train/loss": loss.detach()} | {f"train/{name}": value for name, value in terms.items()})
         return loss
 
-    def validation_step(self, batch: dict, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """The reconstruction (rgb, alpha); what is made of it is the evaluation's business."""
-        return self.vae(batch["rgb"], batch["alpha"], batch["background"])
-
-    def export(self, directory: Path) -> None:
-        """Write the adapters as `AlphaVAE.from_pretrained` reads them."""
-        self.vae.save_adapters(directory / "adapters")
+    def validation_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
+        """The reconstruction; what is made of it is the evaluation's business."""
+        rgb, alpha = self.vae(batch["rgb"], batch["alpha"], batch["background"])
+        return {"rgb": rgb.float(), "alpha": alpha.float()}
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """What is trained, averaged and saved, by name."""
         return self.vae.adapter_parameters()
 
-    def configure_optimizers(self) -> dict:
-        return self.optimiser(list(self.trainable().values()))
+    def export(self, directory: Path) -> None:
+        """Adapters as `AlphaVAE.from_pretrained` reads them, in `directory/adapters`."""
+        self.vae.save_adapters(directory / "adapters")

@@ -6,30 +6,30 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-import pytorch_lightning as pl
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import nn
 
 from ..losses.alpha import AlphaVAELoss
 from ..models.alpha_vae import AdapterSpec, AlphaVAE
 from ..models.base import load_vae
 from ..stages.base import BaseVAEModule
-from ..stages.optim import Schedule, adamw
+from ..stages.optim import Optimiser, Schedule, adamw
+from ..stages.stage import StageModule
 from ..stages.vae import AlphaVAEModule
 from .config import AlphaVAEConfig, BaseVAEConfig, LossConfig, RunConfig
 
 
-def build_module(config: RunConfig) -> pl.LightningModule:
+def build_module(config: RunConfig) -> StageModule:
     """The LightningModule of the configured stage."""
-    stages: dict[str, Callable[[RunConfig], pl.LightningModule]] = {"base": _base_vae, "vae": _alpha_vae}
+    stages: dict[str, Callable[[RunConfig], StageModule]] = {"base": _base_vae, "vae": _alpha_vae}
     module = stages[config.stage](config)
     if config.trainer.channels_last:
         use_channels_last(module)
     return module
 
 
-def _optimiser(config: RunConfig) -> Callable[[list[nn.Parameter]], dict]:
+def _optimiser(config: RunConfig) -> Optimiser:
     optim = config.optim
     schedule = Schedule(config.trainer.max_steps, optim.warmup_steps, optim.decay_share)
     return lambda parameters: adamw(parameters, schedule, optim.lr, optim.betas, optim.weight_decay)
@@ -48,7 +48,8 @@ def _base_vae(config: RunConfig) -> BaseVAEModule:
 
 def _alpha_vae(config: RunConfig) -> AlphaVAEModule:
     model = config.model
-    assert isinstance(model, AlphaVAEConfig) and config.loss is not None
+    assert isinstance(model, AlphaVAEConfig)
+    assert config.loss is not None
     spec = AdapterSpec(model.lora.rank, model.lora.alpha, model.merge.init, model.merge.residual_blocks)
     # On a GPU with bf16 the frozen base is kept in bf16: half the memory, and the same rounding autocast would do.
     half = config.trainer.accelerator in ("gpu", "cuda") and config.trainer.precision.startswith("bf16")
@@ -61,11 +62,12 @@ def _alpha_vae(config: RunConfig) -> AlphaVAEModule:
 
 def build_loss(config: LossConfig) -> AlphaVAELoss:
     """The nine-term loss as configured."""
-    return AlphaVAELoss(config.render, config.hard_mask, config.weights, config.edge, asdict(config.perceptual))
+    weights: dict[str, float] = dict(config.weights)  # type: ignore[arg-type]
+    return AlphaVAELoss(config.render, config.hard_mask, weights, config.edge, asdict(config.perceptual))
 
 
 def use_channels_last(module: nn.Module) -> None:
     """Store 3D convolution weights channels-last: oneDNN's bf16 kernels then run without reordering."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv3d):
-            layer.to(memory_format=torch.channels_last_3d)
+            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)

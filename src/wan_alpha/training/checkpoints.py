@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from ..stages.stage import StageModule
 from .guards import check_finite_weights
 
 CHECKPOINT_DIR = "checkpoints"
@@ -82,8 +83,10 @@ class PeriodicCheckpoint(Callback):
         path = self.directory / f"step-{trainer.global_step:08d}.ckpt"
         if path.exists():
             return
-        check_finite_weights(trainer.lightning_module, trainer.global_step)
-        trainer.save_checkpoint(path)
+        module = trainer.lightning_module
+        assert isinstance(module, StageModule)
+        check_finite_weights(module, trainer.global_step)
+        trainer.save_checkpoint(path, weights_only=False)
         if trainer.is_global_zero:
             for old in sorted(self.directory.glob("step-*.ckpt"))[: -self.keep]:
                 old.unlink()

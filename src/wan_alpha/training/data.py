@@ -63,6 +63,7 @@ class ClipDataModule(pl.LightningDataModule):
         )
 
     def train_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
         world = self.trainer.world_size
         sampler = GlobalOrderSampler(
             start=self.trainer.global_step * self.accumulate * world * self.config.batch_size,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
+
+from ..stages.stage import StageModule
 
 
 class AdapterEMA(Callback):
@@ -26,8 +28,10 @@ class AdapterEMA(Callback):
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         self.updates = 0
+        self.validating = ExitStack()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, StageModule)
         tensors = {name: p.detach() for name, p in pl_module.trainable().items()}
         if not self.average:
             self.average = {name: t.clone() for name, t in tensors.items()}
@@ -37,14 +41,22 @@ class AdapterEMA(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if trainer.global_step == self.updates:  # inside an accumulation
             return
+        assert isinstance(pl_module, StageModule)
         self.updates = trainer.global_step
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         averages = list(self.average.values())
         current = [p.detach() for p in pl_module.trainable().values()]
         torch._foreach_lerp_(averages, current, 1 - decay)
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, StageModule)
+        self.validating.enter_context(self.swapped_in(pl_module))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.validating.close()
+
     @contextmanager
-    def swapped_in(self, pl_module: pl.LightningModule) -> Iterator[None]:
+    def swapped_in(self, pl_module: StageModule) -> Iterator[None]:
         """Inside the `with` block the module carries the average; afterwards its own weights again."""
         parameters = pl_module.trainable()
         own = {name: p.detach().clone() for name, p in parameters.items()}

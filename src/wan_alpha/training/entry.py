@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -32,15 +32,14 @@ def checked(cfg: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
     Raises:
         ConfigError: names each wrong key, the file it stands in and the nearest valid key.
     """
-    tree = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    assert isinstance(tree, dict)
+    tree = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     try:
         return TypeAdapter(RunConfig).validate_python(tree), tree
     except ValidationError as error:
-        raise ConfigError("\n".join(_sentence(e, tree) for e in error.errors())) from None
+        raise ConfigError("\n".join(_sentence(e) for e in error.errors())) from None
 
 
-def _sentence(error: Any, tree: dict[str, Any]) -> str:
+def _sentence(error: Any) -> str:
     # A union's branch adds its class name to the location: it is no key.
     location = [str(part) for part in error["loc"] if not str(part)[:1].isupper()]
     key = ".".join(location)
@@ -92,15 +91,10 @@ def valid_keys(schema: type = RunConfig, prefix: str = "") -> Iterator[str]:
 
 def _nearest(key: str) -> str:
     known = sorted(set(valid_keys()))
-    leaf = key.rsplit(".", 1)[-1]
+    leaves = {k.rsplit(".", 1)[-1]: k for k in known}
     matches = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
-    matches = matches or [k for k in known if k.rsplit(".", 1)[-1] in difflib.get_close_matches(leaf, [leaf_of(k) for k in known])]
+    matches = matches or [leaves[leaf] for leaf in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, n=1)]
     return f" Did you mean {matches[0]}?" if matches else " See conf/ for all keys."
-
-
-def leaf_of(key: str) -> str:
-    """The last part of a dotted key."""
-    return key.rsplit(".", 1)[-1]
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pytorch_lightning.callbacks import Callback
 
 from ..models.whole_clip import encode_features, latent_mean
 from ..stages.base import BaseVAEModule
+from ..stages.stage import StageModule
 from .ema import AdapterEMA
 
 
@@ -23,21 +25,21 @@ class Export(Callback):
         self.statistics_batches = statistics_batches
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, StageModule)
         if not trainer.is_global_zero:
             return
         with self.ema.swapped_in(pl_module):
             if isinstance(pl_module, BaseVAEModule):
-                measure_latents(pl_module, trainer, self.statistics_batches)
-                pl_module.export(self.run_dir / "base")
-            else:
-                pl_module.export(self.run_dir)
+                assert trainer.train_dataloader is not None
+                measure_latents(pl_module, islice(trainer.train_dataloader, self.statistics_batches))
+            pl_module.export(self.run_dir)
 
 
 @torch.no_grad()
-def measure_latents(module: BaseVAEModule, trainer: pl.Trainer, batches: int) -> None:
-    """Per-channel mean and standard deviation of the latents over training batches, into the VAE's config."""
+def measure_latents(module: BaseVAEModule, batches: Iterable[dict]) -> None:
+    """Per-channel mean and standard deviation of the latents over batches, into the VAE's config."""
     latents = []
-    for batch in islice(trainer.train_dataloader, batches):
+    for batch in batches:
         video = module.render({k: v.to(module.device) if torch.is_tensor(v) else v for k, v in batch.items()})
         z = latent_mean(module.vae, encode_features(module.vae, video))
         latents.append(z.transpose(0, 1).flatten(1))

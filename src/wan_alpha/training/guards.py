@@ -10,6 +10,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from ..stages.stage import StageModule
+
 
 class NonFiniteLossError(RuntimeError):
     """The loss is NaN or infinite."""
@@ -51,12 +53,14 @@ class StopOnNonFinite(Callback):
             )
 
 
-def check_finite_weights(pl_module: pl.LightningModule, step: int) -> None:
+def check_finite_weights(module: StageModule, step: int) -> None:
     """Raise if any trained tensor holds NaN or infinity: such a state is never saved."""
-    norms = torch.stack(torch._foreach_norm([p.detach() for p in pl_module.trainable().values()]))
+    norms = torch.stack(torch._foreach_norm([p.detach() for p in module.trainable().values()]))
     if not torch.isfinite(norms).all():
-        bad = [n for n, v in zip(pl_module.trainable(), norms, strict=True) if not torch.isfinite(v)]
-        raise NonFiniteLossError(f"weights are not finite after step {step} ({bad[0]} and {len(bad) - 1} more); not saved")
+        bad = [n for n, v in zip(module.trainable(), norms, strict=True) if not torch.isfinite(v)]
+        raise NonFiniteLossError(
+            f"weights are not finite after step {step} ({bad[0]} and {len(bad) - 1} more); not saved"
+        )
 
 
 class ReportUnreadable(Callback):

@@ -51,10 +51,15 @@ def _git_state() -> dict[str, Any]:
     root = Path(__file__).resolve().parents[3]
 
     def git(*args: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), *args], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "modified": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "modified": None}
 
@@ -110,4 +115,6 @@ def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     def free(key: str) -> bool:
         return any(key == name or key.startswith(name + ".") for name in FREE_ON_RESUME)
 
-    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and not free(k)]
+    return [
+        f"{k}: {a.get(k)} -> {b.get(k)}" for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and not free(k)
+    ]

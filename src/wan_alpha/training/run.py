@@ -47,11 +47,9 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
     report_data(data)
     module = build_module(config)
     write_json(run_dir / "config.json", tree)
-    write_json(
-        run_dir / "environment.json",
-        describe_environment()
-        | {"seed": config.seed, "data": {"train": data.train_source.manifest_hash, "val": data.val_source.manifest_hash}},
-    )
+    manifests = {"train": data.train_source.manifest_hash, "val": data.val_source.manifest_hash}
+    record = {"seed": config.seed, "data": manifests}
+    write_json(run_dir / "environment.json", describe_environment() | record)
     trainer = build_trainer(config, tree, checkpoint)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     CONSOLE.print(f"[green]done[/green]: {run_dir}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -49,18 +49,19 @@ class ReconstructionValidation(Callback):
             self.reference = {CEILING: RGBAMetrics(self.lpips), FLOOR: RGBAMetrics(self.lpips)}
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: tuple[Tensor, Tensor], batch: dict, *_: Any
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        pred_rgb, pred_alpha = (x.float() for x in outputs)
+        pred_rgb, pred_alpha = outputs["rgb"], outputs["alpha"]
         truth = (batch["rgb"], batch["alpha"], batch["canvas"], batch["key"])
         self.metrics.update(pred_rgb, pred_alpha, *truth)
         if not self.reference_done:
-            for name, (rgb, alpha) in base_reconstructions(pl_module.vae, batch).items():
+            for name, (rgb, alpha) in base_reconstructions(cast(AlphaVAE, pl_module.vae), batch).items():
                 self.reference[name].update(rgb, alpha, *truth)
         for i, key in enumerate(batch["key"]):
             if len(self.panels) < self.config.panel_clips:
-                tensors = (batch["rgb"][i], batch["alpha"][i], pred_rgb[i], pred_alpha[i], batch["canvas"][i])
-                self.panels[key] = panel(*(t.cpu() for t in tensors), title=key)
+                tensors = (batch["rgb"], batch["alpha"], pred_rgb, pred_alpha, batch["canvas"])
+                rgb, alpha, rgb_hat, alpha_hat, canvas = (t[i].cpu() for t in tensors)
+                self.panels[key] = panel(rgb, alpha, rgb_hat, alpha_hat, canvas, title=key)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.reference_done = True
@@ -69,7 +70,8 @@ class ReconstructionValidation(Callback):
         step = trainer.global_step
         rows = {OURS: self.metrics.compute()} | {name: m.compute() for name, m in self.reference.items()}
         Console().print(comparison_table(rows, title=f"held-out clips after {step} steps"))
-        (self.run_dir / "table.md").write_text(f"After {step} steps, {len(self.metrics.per_clip)} held-out clips.\n\n" + markdown_table(rows))
+        heading = f"After {step} steps, {len(self.metrics.per_clip)} held-out clips.\n\n"
+        (self.run_dir / "table.md").write_text(heading + markdown_table(rows))
         write_json(self.run_dir / "metrics.json", {"step": step, "mean": rows, "clips": self.metrics.per_clip})
         figures = {f"val/{name}": value for name, value in rows[OURS].items()}
         for logger in trainer.loggers:

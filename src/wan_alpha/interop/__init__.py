@@ -1,0 +1,1 @@
+"""Other people's checkpoints, in and out: `python -m wan_alpha.interop.official --help`."""

@@ -1,0 +1,91 @@
+"""Reading and writing flat weight files: safetensors, or torch files (.pth, .bin, .pt) that hold nothing but tensors."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+SAFETENSORS, TORCH = (".safetensors",), (".bin", ".pth", ".pt")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read, or is not what it should be."""
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a weight file by name, on the CPU, in the precision they are stored in.
+
+    A torch file is memory-mapped where its format allows, and never runs code: only what `torch.load` accepts with
+    `weights_only=True` is read.
+
+    Raises:
+        CheckpointError: no such file, another kind of file, damaged, would run code, or holds more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    _check_suffix(path)
+    try:
+        weights = load_file(path) if path.suffix in SAFETENSORS else _read_torch(path)
+    except pickle.UnpicklingError as error:
+        if "weights_only" not in str(error).lower():
+            raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from error
+        raise CheckpointError(
+            f"{path} holds more than tensors: reading it would run code from the file, which is refused. "
+            f"If you trust its source, open it yourself and save a flat dict of tensors as safetensors. ({_cause(error)})"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged or of another format: {_first_line(error)}") from error
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        inside = sorted(map(str, weights))[:5] if isinstance(weights, Mapping) else type(weights).__name__
+        raise CheckpointError(f"{path} must hold a flat dict of tensors; it holds {inside}")
+    return dict(weights)
+
+
+def write_weights(path: str | Path, weights: Mapping[str, Tensor]) -> None:
+    """Write tensors by name, atomically; the suffix chooses the format (see `read_weights`).
+
+    The same tensor under two names is stored once in a torch file, twice in safetensors, which knows no sharing.
+    """
+    path = Path(path)
+    _check_suffix(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.tmp")
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    try:
+        if path.suffix in SAFETENSORS:
+            save_file({name: tensor.clone() for name, tensor in contiguous.items()}, partial, metadata={"format": "pt"})
+        else:
+            torch.save(contiguous, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_torch(path: Path) -> object:
+    # Only the zip format of torch >= 1.6 can be mapped; the older one is read whole.
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in (*SAFETENSORS, *TORCH):
+        known = ", ".join((*SAFETENSORS, *TORCH))
+        raise CheckpointError(f"{path}: the suffix must be one of {known}; got {path.suffix or 'none'}")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _cause(error: Exception) -> str:
+    """The line of torch's long message that names the class or function a file asks for."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if "GLOBAL" in line), lines[0]).removeprefix("WeightsUnpickler error: ")

@@ -1,0 +1,50 @@
+"""What every stage has in common: something that is trained, saved and exported."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from .optim import Optimiser
+
+
+class StageModule(pl.LightningModule, ABC):
+    """A LightningModule whose state is what it trains: frozen bases stay out of checkpoints.
+
+    Args:
+        optimiser: parameters -> what `configure_optimizers` returns.
+    """
+
+    def __init__(self, optimiser: Optimiser) -> None:
+        super().__init__()
+        self.optimiser = optimiser
+
+    @abstractmethod
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """What is trained, averaged and saved, by name."""
+
+    @abstractmethod
+    def export(self, directory: Path) -> None:
+        """Write the current weights in the form that users load."""
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return self.optimiser(self.trainable().values())
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        return {name: p.detach() for name, p in self.trainable().items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        own = self.trainable()
+        if own.keys() != state_dict.keys():
+            differing = sorted(own.keys() ^ state_dict.keys())
+            raise ValueError(f"the checkpoint holds other weights than this model: {differing[:3]} ...")
+        for name, parameter in own.items():
+            parameter.copy_(state_dict[name])
