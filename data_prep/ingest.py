@@ -15,11 +15,13 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data_prep.cli import fail, parse
@@ -42,7 +44,7 @@ class Options:
     out: Annotated[Path, "the data set folder to write"]
     size: Annotated[int | None, "resize the short side to so many pixels, lossless; none: bytes as they are"] = None
     skin_tones: Annotated[bool, "fluent: also the skin-tone variants"] = False
-    workers: Annotated[int, "processes"] = 2
+    workers: Annotated[int, "processes; 0: work in this one"] = 2
     limit: Annotated[int | None, "stop after so many clips"] = None
 
 
@@ -88,9 +90,9 @@ def ingest(options: Options) -> list[Record]:
 
 def write_records(out: Path, records: list[Record]) -> None:
     """Write `records.jsonl` in one step."""
-    partial = out / f"{RECORDS}.partial.tmp"
-    partial.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
-    os.replace(partial, out / RECORDS)
+    temporary = out / f"{RECORDS}.new.tmp"
+    temporary.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
+    os.replace(temporary, out / RECORDS)
 
 
 def _finished(out: Path, size: int | None) -> dict[str, Record]:
@@ -111,23 +113,28 @@ def _run(todo: Iterator[RawClip], done: dict[str, Record], options: Options) -> 
     """(key, record or the reason why there is none) of every clip that is not done, as they become ready."""
     columns = (TextColumn("ingest"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     clips = [clip for clip in todo if clip.key not in done]
-    pool = ProcessPoolExecutor(options.workers, get_context("spawn"), torch.set_num_threads, (1,))
-    with Progress(*columns) as progress, pool:
-        task = progress.add_task("ingest", total=len(clips))
-        waiting: set[Future[tuple[str, Record | str]]] = set()
-        queue = iter(clips)
-        try:
-            while True:
-                for clip in itertools.islice(queue, 4 * options.workers - len(waiting)):
-                    waiting.add(pool.submit(_ingest_clip, clip, options.out, options.size))
-                if not waiting:
-                    return
-                ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in ready:
-                    progress.advance(task)
-                    yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    work = partial(_ingest_clip, out=options.out, size=options.size)
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        results = _in_processes(work, clips, options.workers) if options.workers else map(work, clips)
+        yield from progress.track(results, total=len(clips), description="ingest")
+
+
+def _in_processes(
+    work: Callable[[RawClip], tuple[str, Record | str]], clips: list[RawClip], workers: int
+) -> Iterator[tuple[str, Record | str]]:
+    """Results of `work` in the order in which they become ready; never more than a few clips are on their way."""
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,))
+    queue = iter(clips)
+    waiting: set[Future[tuple[str, Record | str]]] = set()
+    try:
+        while True:
+            waiting |= {pool.submit(work, clip) for clip in itertools.islice(queue, 4 * workers - len(waiting))}
+            if not waiting:
+                return
+            ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in ready)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _ingest_clip(clip: RawClip, out: Path, size: int | None) -> tuple[str, Record | str]:

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import tarfile
+import zlib
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def _sample(source: FolderSource, index: int) -> Members:
         buffer = io.BytesIO()
         write_ffv1(read_frames(media, None, 0, clip.num_frames), clip.fps, buffer)
         ext, data = ".mkv", buffer.getvalue()
-    meta = json.dumps(_meta(clip), ensure_ascii=False, sort_keys=True).encode()
+    meta = json.dumps(_meta(clip) | {"crc32": zlib.crc32(data)}, ensure_ascii=False, sort_keys=True).encode()
     return [(f"{clip.key}{ext}", data), (f"{clip.key}.json", meta)]
 
 

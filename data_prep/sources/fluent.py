@@ -27,6 +27,7 @@ GENDER_SIGNS = frozenset({"2640", "2642"})
 JOINERS = frozenset({"200d", "fe0f"})
 NEUTRAL_PERSON = {"1f468": "1f9d1", "1f469": "1f9d1"}  # man, woman -> person
 VAL_ONE_IN = 14
+CODE_POINTS = re.compile(r"[0-9a-f]+(-[0-9a-f]+)*", re.IGNORECASE)
 
 
 def clips(root: Path, skin_tones: bool = False) -> Iterator[RawClip]:
@@ -37,6 +38,8 @@ def clips(root: Path, skin_tones: bool = False) -> Iterator[RawClip]:
     """
     found = False
     for name, data in _files(root):
+        if not CODE_POINTS.fullmatch(name):
+            continue  # not of the packages: the output of an earlier run, say
         found = True
         points = name.lower().split("-")
         if not _animated(data) or (not skin_tones and SKIN_TONES & set(points)):

@@ -24,6 +24,7 @@ from wan_alpha.data.source import Clip, hash_manifest
 
 RECORDS = "records.jsonl"
 Entry = tuple[str, Path | Pair]
+FRAMES_AT_ONCE = 16  # of a clip that may be long and large
 
 
 class FolderSource:
@@ -199,12 +200,13 @@ def _usable(media: Path | Pair) -> MediaInfo:
     middle = read_frames(media, None, info.num_frames // 2, 1)[..., 3]
     if middle.min() != middle.max():
         return info
-    alpha = [int(read_frames(media, None, frame, 1)[..., 3].min()) for frame in range(info.num_frames)]
-    peaks = [int(read_frames(media, None, frame, 1)[..., 3].max()) for frame in range(info.num_frames)]
-    if min(alpha) == max(peaks):
-        name = media.pha if isinstance(media, Pair) else media
-        raise AlphaError(f"{name}: alpha is {alpha[0]} of 255 in every pixel of every frame; export it with its matte")
-    return info
+    level = int(middle.min())
+    for start in range(0, info.num_frames, FRAMES_AT_ONCE):
+        alpha = read_frames(media, None, start, min(FRAMES_AT_ONCE, info.num_frames - start))[..., 3]
+        if (alpha != level).any():
+            return info
+    name = media.pha if isinstance(media, Pair) else media
+    raise AlphaError(f"{name}: alpha is {level} of 255 in every pixel of every frame; export it with its matte")
 
 
 def _size_of(media: Path | Pair) -> tuple[int, ...]:

@@ -2,7 +2,8 @@
 
 A shard is a plain tar of samples `KEY.<media extension>` + `KEY.json`.  It is indexed once when it is opened (member
 offsets and sizes); clips are then read by position, so that any order costs the same and an interrupted epoch can be
-continued.  `shards.json`, written when the shards were made, says which shards there should be and how large.
+continued.  `shards.json`, written when the shards were made, says which shards there should be and how large; a `crc32`
+in a sample's JSON guards its media on every read.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import os
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,8 +71,13 @@ class ShardSource:
 
     def read(self, index: int, start: int, count: int, stride: int = 1) -> Frames:
         """See `ClipSource.read`."""
-        member = self._members[index]
-        return read_frames(self._bytes(member), member.ext, start, count, stride, name=self.describe(index))
+        member, name = self._members[index], self.describe(index)
+        data = self._bytes(member)
+        # Decoders paint over damage without a word (FFmpeg's FFV1 too, its own checksums notwithstanding).
+        promised = self.clips[index].meta.get("crc32")
+        if promised is not None and zlib.crc32(data) != promised:
+            raise MediaError(f"{name}: the bytes are not those that were written (crc32); copy the shard again")
+        return read_frames(data, member.ext, start, count, stride, name=name)
 
     def describe(self, index: int) -> str:
         """Shard and key of a clip."""

@@ -22,8 +22,7 @@ from wan_alpha.data.resize import Frames
 # FFmpeg's own VP8/VP9 decoders drop the alpha plane without a word; libvpx keeps it.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 PIXEL_FORMATS = {"RGBA": "rgba", "RGB": "rgb24"}
-# Every frame a key frame (`g`), so that a clip window is read without what lies before it; checksums (`slicecrc`), so
-# that damage is noticed.
+# Every frame a key frame (`g`), so that a clip window is read without what lies before it.
 FFV1_OPTIONS = {"level": "3", "g": "1", "slices": "4", "slicecrc": "1", "context": "1"}
 
 
@@ -97,13 +96,12 @@ def read_video(source: Path | bytes, name: str, positions: range, mode: str = "R
 
 
 def _decoder(stream: VideoStream) -> VideoCodecContext:
-    """A decoder that keeps alpha, refuses damaged data instead of painting over it, and uses one thread."""
+    """A decoder that keeps alpha and uses one thread."""
     context = stream.codec_context
     if context.name in ALPHA_DECODERS:
         replacement = av.Codec(ALPHA_DECODERS[context.name], "r").create("video")
         replacement.extradata = context.extradata
         context = replacement
-    context.options = {"err_detect": "crccheck+explode"}
     context.thread_count = 1  # loader workers are the parallelism
     return context
 

@@ -75,9 +75,7 @@ def base_table(base: Mapping[str, Tensor], res_blocks: int) -> dict[str, str]:
     return {wan_name(name, res_blocks): name for name in base}
 
 
-def checkpoint_table(
-    base: Mapping[str, Tensor], adapters: Mapping[str, Tensor], res_blocks: int
-) -> dict[str, Target]:
+def checkpoint_table(base: Mapping[str, Tensor], adapters: Mapping[str, Tensor], res_blocks: int) -> dict[str, Target]:
     """Every name the authors' RGBA VAE checkpoint can have -> what it is; LoRA names carry the adapter `default`.
 
     Args:
@@ -95,7 +93,7 @@ def checkpoint_table(
             wrapped = _wrapped(wan_name(module, res_blocks), tensor)
             table[f"{DECODERS[part]}.decoder.{wrapped}.{matrix}.default.weight"] = Target("adapter", name)
     for part in DECODERS.values():
-        for name, tensor in base.items():
+        for name in base:
             theirs, used = wan_name(name, res_blocks), _used(name, part)
             if name.startswith("decoder.") and not name.endswith(".gamma"):
                 module, _, leaf = theirs.rpartition(".")

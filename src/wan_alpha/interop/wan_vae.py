@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
 from .naming import base_table
-from .weights import CheckpointError
+from .weights import CheckpointError, few
 
 RELEASED_Z = 16
 
@@ -30,7 +30,7 @@ def infer_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     if not {"encoder.conv1.weight", "conv2.weight"} <= weights.keys():
         raise CheckpointError(
             f"the base is no Wan2.1 VAE: it has no encoder.conv1.weight and conv2.weight, "
-            f"but {_few(sorted(weights))}; give Wan2.1_VAE.pth"
+            f"but {few(sorted(weights))}; give Wan2.1_VAE.pth"
         )
     dim, z_dim = weights["encoder.conv1.weight"].shape[0], weights["conv2.weight"].shape[0]
     stages, temporal = _stages(weights)
@@ -39,7 +39,7 @@ def infer_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     if depths == {0} or len(depths) != 1 or any(width % dim for width in widths):
         raise CheckpointError(
             f"the base is no Wan2.1 VAE: its encoder has stages of {[len(s) for s in stages]} residual blocks with "
-            f"{widths} channels on a first convolution of {dim} (Wan2.2's VAE is built differently and has no RGBA release)"
+            f"{widths} channels on a first convolution of {dim} (Wan2.2's VAE is built differently)"
         )
     config: dict[str, Any] = {
         "base_dim": dim,
@@ -68,7 +68,7 @@ def base_from_wan(weights: Mapping[str, Tensor]) -> AutoencoderKLWan:
     table = base_table(expected, config["num_res_blocks"])
     missing, unknown = sorted(table.keys() - weights.keys()), sorted(weights.keys() - table.keys())
     if missing or unknown:
-        raise CheckpointError(f"the base is no Wan2.1 VAE: missing {_few(missing)}; unknown {_few(unknown)}")
+        raise CheckpointError(f"the base is no Wan2.1 VAE: missing {few(missing)}; unknown {few(unknown)}")
     check_shapes({key: expected[name] for key, name in table.items()}, weights, "the base")
     vae.load_state_dict({name: weights[key] for key, name in table.items()}, strict=True, assign=True)
     return vae.requires_grad_(False).eval()
@@ -82,7 +82,7 @@ def check_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], wh
         if found[key].shape != tensor.shape
     ]
     if wrong:
-        raise CheckpointError(f"{what} has tensors of other shapes: {_few(wrong)}")
+        raise CheckpointError(f"{what} has tensors of other shapes: {few(wrong)}")
 
 
 def _stages(weights: Mapping[str, Tensor]) -> tuple[list[list[int]], list[bool]]:
@@ -99,10 +99,3 @@ def _stages(weights: Mapping[str, Tensor]) -> tuple[list[list[int]], list[bool]]
         else:
             break
     return stages, temporal
-
-
-def _few(names: list[str], most: int = 3) -> str:
-    """`3 (a, b, c)`, `12 (a, b, c, ...)` or `none`."""
-    if not names:
-        return "none"
-    return f"{len(names)} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"

@@ -1,11 +1,11 @@
-"""Reading and writing flat weight files: safetensors, or torch files (.pth, .bin, .pt) that hold nothing but tensors."""
+"""Reading and writing flat weight files: safetensors, or torch files (.pth, .bin, .pt) that hold tensors alone."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -40,7 +40,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from error
         raise CheckpointError(
             f"{path} holds more than tensors: reading it would run code from the file, which is refused. "
-            f"If you trust its source, open it yourself and save a flat dict of tensors as safetensors. ({_cause(error)})"
+            f"If you trust its source, open it yourself and save its tensors as safetensors. ({_cause(error)})"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged or of another format: {_first_line(error)}") from error
@@ -68,6 +68,13 @@ def write_weights(path: str | Path, weights: Mapping[str, Tensor]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """For messages: `none`, `3 (a, b, c)` or `12 (a, b, c, ...)`."""
+    if not names:
+        return "none"
+    return f"{len(names)} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
 
 
 def _read_torch(path: Path) -> object:

@@ -54,7 +54,7 @@ def _alpha_vae(config: RunConfig) -> AlphaVAEModule:
     # On a GPU with bf16 the frozen base is kept in bf16: half the memory, and the same rounding autocast would do.
     half = config.trainer.accelerator in ("gpu", "cuda") and config.trainer.precision.startswith("bf16")
     base = load_vae(config.base.path, torch.bfloat16 if half else torch.float32)
-    vae = AlphaVAE(base, spec, checkpointing=model.checkpointing)
+    vae = AlphaVAE(base, spec, checkpointing=config.trainer.activation_checkpointing)
     for parameter in vae.adapter_parameters().values():
         parameter.data = parameter.data.float()
     return AlphaVAEModule(vae, build_loss(config.loss), _optimiser(config))

@@ -42,6 +42,7 @@ class DataConfig:
     batch_size: Count  # per device
     frame_stride: Count  # 1 takes every frame, 2 every second
     zoom: list[Positive]  # range of the random crop: 2 shows half of the picture's sides
+    colours: Literal["sample", "batch"]  # background colours: one per sample, or one for the whole batch
     num_workers: Natural
     max_corrupt_share: Share  # of samples that may fail before the run stops
     val_share: Share  # of a `clips` folder that is held out
@@ -66,6 +67,7 @@ class TrainerConfig:
     val_every_n_steps: Natural  # 0: no validation
     checkpoint_every_n_steps: Count
     keep_checkpoints: Count
+    activation_checkpointing: bool  # keep block inputs only, compute the rest again in the backward pass
     channels_last: bool
     deterministic: bool
     threads: Natural  # CPU threads; 0 leaves torch's choice
@@ -110,7 +112,6 @@ class AlphaVAEConfig:
     kind: Literal["alpha_vae"]
     merge: MergeConfig
     lora: LoraConfig
-    checkpointing: bool
 
 
 @dataclass

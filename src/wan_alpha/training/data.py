@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Subset
 
-from ..data.dataset import ClipDataset, collate
+from ..data.dataset import Batch, ClipDataset, Sample, collate
 from ..data.folders import FolderSource
 from ..data.order import GlobalOrderSampler
 from ..data.shards import ShardSource
@@ -22,6 +22,14 @@ def open_source(config: DataConfig, split: str) -> ClipSource:
     if config.kind == "clips":
         return FolderSource(root, split, val_share=config.val_share)
     return ShardSource(root, split, max_corrupt_share=config.max_corrupt_share)
+
+
+def collate_one_colour(samples: list[Sample]) -> Batch:
+    """A batch in which every sample has the colours of the first, as in the authors' code."""
+    batch = collate(samples)
+    for name in ("background", "canvas"):
+        batch[name] = batch[name][:1].expand_as(batch[name]).clone()  # type: ignore[literal-required]
+    return batch
 
 
 class ClipDataModule(pl.LightningDataModule):
@@ -54,7 +62,7 @@ class ClipDataModule(pl.LightningDataModule):
         workers = self.config.num_workers
         return DataLoader(
             dataset,
-            collate_fn=collate,
+            collate_fn=collate if self.config.colours == "sample" else collate_one_colour,
             num_workers=workers,
             persistent_workers=False,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",

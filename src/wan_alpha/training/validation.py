@@ -21,7 +21,8 @@ from ..rendering import alpha_to_rgb, hard_render, rgb_to_alpha
 from .config import CallbacksConfig
 from .provenance import write_json
 
-OURS, CEILING, FLOOR = "ours", "ceiling: base, two latents", "floor: alpha ignored"
+OURS, CEILING, FLOOR = "ours", "ceiling", "floor"
+NOTE = "ceiling: the base spends two latents, one on rgb and one on alpha; floor: the base, alpha ignored"
 
 
 class ReconstructionValidation(Callback):

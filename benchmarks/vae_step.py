@@ -1,0 +1,227 @@
+"""One VAE training step, time and peak memory: ours against the straightforward form.  `make bench`
+
+The straightforward form does what a first implementation does: two copies of the decoder, each with stock two-branch
+LoRA, diffusers' frame-by-frame passes through the cache, no checkpointing, and VGG called for each picture of each pair.
+Both start from the same weights, see the same batch and must agree on the loss; they run in turns in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import functional as F
+
+from wan_alpha.losses.alpha import AlphaVAELoss
+from wan_alpha.losses.edge import edge_loss
+from wan_alpha.losses.reconstruction import l1
+from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
+from wan_alpha.models.lora import FoldedConvLora, lora_layers
+from wan_alpha.models.streaming import FeatureCache, chunks, decode_chunks, encode_features_chunk
+from wan_alpha.rendering import COLOURS, alpha_to_rgb, hard_render, rgb_to_alpha, soft_render
+
+RESULTS = Path(__file__).parent / "results"
+FORMS = {
+    "wan2.1": dict(dim_mult=[1, 2, 4, 4], num_res_blocks=2, temperal_downsample=[False, True, True], z_dim=16),
+    "wan2.2": dict(
+        dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[True, True], z_dim=48, is_residual=True,
+        patch_size=2, in_channels=12, out_channels=12, scale_factor_spatial=8,
+    ),
+}  # fmt: skip
+
+
+class TwoBranch(nn.Module):
+    """LoRA as usually written: conv(x) + s B(A(x)), for causal convolutions with and without a cache."""
+
+    def __init__(self, layer: FoldedConvLora, adapter: str) -> None:
+        super().__init__()
+        self.base = layer._base()
+        self.a, self.b, self.scale = layer.lora_A[adapter], layer.lora_B[adapter], layer.scaling[adapter]
+
+    def forward(self, x: Tensor, cache: Tensor | None = None) -> Tensor:
+        base = self.base
+        if isinstance(base, nn.Conv2d):
+            lora = F.conv2d(x, self.a.weight, None, base.stride, base.padding)
+            return base(x) + self.scale * self.b(lora)
+        padding = list(base._padding)
+        if cache is not None and padding[4] > 0:
+            x = torch.cat([cache, x], dim=2)
+            padding[4] -= cache.shape[2]
+        x = F.pad(x, padding)
+        y = F.conv3d(x, base.weight, base.bias, base.stride)
+        return y + self.scale * self.b(F.conv3d(x, self.a.weight, None, base.stride))
+
+
+class Straightforward(nn.Module):
+    """The same model and loss, written the obvious way."""
+
+    def __init__(self, ours: AlphaVAE, loss: AlphaVAELoss) -> None:
+        super().__init__()
+        self.merge, self.loss = ours.merge, loss
+        self.encoder = ours.base
+        self.decoders = nn.ModuleDict({name: self._decoder(ours.base, name) for name in ("rgb", "alpha")})
+
+    @staticmethod
+    def _decoder(base: AutoencoderKLWan, adapter: str) -> nn.Module:
+        own = copy.deepcopy(base)
+        for name, layer in lora_layers(own.decoder).items():
+            parent, _, child = name.rpartition(".")
+            setattr(own.decoder.get_submodule(parent), child, TwoBranch(layer, adapter))
+        return own
+
+    def encode(self, video: Tensor) -> Tensor:
+        cache = FeatureCache(self.encoder.encoder)
+        parts = [encode_features_chunk(self.encoder, video[:, :, f], cache) for f in chunks(video.shape[2])]
+        return torch.cat(parts, dim=2)
+
+    def forward(self, rgb: Tensor, alpha: Tensor, background: Tensor, canvas: Tensor) -> Tensor:
+        features = self.encode(hard_render(rgb, alpha, background)), self.encode(alpha_to_rgb(alpha))
+        cache = FeatureCache(self.merge)
+        frames = zip(features[0].split(1, dim=2), features[1].split(1, dim=2), strict=True)
+        z = torch.cat([self.merge.stream(a, b, cache) for a, b in frames], dim=2)
+        video = {name: torch.cat(list(decode_chunks(d, z)), dim=2) for name, d in self.decoders.items()}
+        rgb_hat, alpha_hat = video["rgb"], rgb_to_alpha(video["alpha"])
+        mask = alpha > 0
+        pairs = [
+            (alpha_to_rgb(alpha_hat), alpha_to_rgb(alpha)),
+            (soft_render(rgb_hat, alpha_hat, canvas), soft_render(rgb, alpha, canvas)),
+            (hard_render(rgb_hat, alpha_hat, canvas, mask), hard_render(rgb, alpha, canvas, mask)),
+        ]
+        return sum(self._terms(pred, target) for pred, target in pairs)
+
+    def _terms(self, pred: Tensor, target: Tensor) -> Tensor:
+        perceptual = self.loss.perceptual
+        vgg, layers = perceptual.vgg, perceptual.layers
+        both = [x.transpose(1, 2).flatten(0, 1) for x in (pred, target)]
+        seen, wanted = (vgg(x, layers, perceptual.normalise) for x in both)
+        distance = torch.stack([(a - b).abs().mean() for a, b in zip(seen, wanted, strict=True)]).mean()
+        return l1(pred, target).mean() + distance + edge_loss(pred, target, "sobel").mean()
+
+
+class KeptBytes:
+    """Counts the distinct bytes that autograd still holds when the forward pass is over, weights left out."""
+
+    def __init__(self, *models: nn.Module) -> None:
+        self.weights = {p.untyped_storage().data_ptr() for model in models for p in model.parameters()}
+        self.seen: list[tuple[StorageWeakRef, int]] = []
+        self.mib = 0.0
+
+    def __enter__(self) -> KeptBytes:
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self.weights:
+                self.seen.append((StorageWeakRef(storage), storage.nbytes()))
+            return tensor
+
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.hooks.__exit__(*args)
+        alive = {reference.cdata: size for reference, size in self.seen if not reference.expired()}
+        self.mib = sum(alive.values()) / 2**20
+
+
+def build(form: str, width: int, rank: int, device: str) -> tuple[AlphaVAE, AlphaVAELoss]:
+    torch.manual_seed(0)
+    options = FORMS[form]
+    z = options["z_dim"]
+    base = AutoencoderKLWan(base_dim=width, latents_mean=[0.0] * z, latents_std=[1.0] * z, **options)
+    vae = AlphaVAE(base, AdapterSpec(rank=rank, lora_alpha=rank))
+    for name, parameter in vae.adapter_parameters().items():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.01)
+    return vae.to(device), AlphaVAELoss().to(device)
+
+
+def measure(args: argparse.Namespace) -> dict:
+    device = args.device
+    vae, loss = build(args.form, args.width, args.rank, device)
+    plain = Straightforward(vae, loss).to(device)
+    shape = (args.batch, args.frames, args.size, args.size)
+    generator = torch.Generator().manual_seed(1)
+    rgb = torch.rand(shape[0], 3, *shape[1:], generator=generator).to(device) * 2 - 1
+    alpha = (torch.rand(shape[0], 1, *shape[1:], generator=generator).to(device) * 2 - 0.5).clamp(0, 1)
+    background = canvas = COLOURS[torch.arange(args.batch) % 8].to(device)
+
+    def ours() -> Tensor:
+        return loss(*vae(rgb, alpha, background), rgb, alpha, canvas)[0]
+
+    def straightforward() -> Tensor:
+        return plain(rgb, alpha, background, canvas)
+
+    forms: dict[str, tuple[Callable[[], Tensor], nn.Module]] = {"ours": (ours, vae), "straightforward": (straightforward, plain)}
+    rows: dict[str, dict] = {name: {"seconds": []} for name in forms}
+    for turn in range(args.repeats + 1):
+        for name, (step, module) in forms.items():
+            module.zero_grad(set_to_none=True)
+            seconds, row = time_step(step, module, loss, device)
+            if turn:  # the first turn warms up
+                rows[name]["seconds"].append(seconds)
+            rows[name].update(row)
+    a, b = rows["ours"], rows["straightforward"]
+    for row in (a, b):
+        row["median_seconds"] = statistics.median(row["seconds"])
+    ratios = {
+        "time": a["median_seconds"] / b["median_seconds"],
+        "activation_memory": a["kept_mib"] / b["kept_mib"],
+        "loss_difference": abs(a["loss"] - b["loss"]) / b["loss"],
+    }
+    if device == "cuda":
+        ratios["peak_memory"] = a["peak_mib"] / b["peak_mib"]
+    return {"ours": a, "straightforward": b, "ratios": ratios}
+
+
+def time_step(step: Callable[[], Tensor], module: nn.Module, loss: nn.Module, device: str) -> tuple[float, dict]:
+    """Forward and backward: seconds, the loss, bytes kept for the backward pass, and on a GPU the peak."""
+    synchronize = torch.cuda.synchronize if device == "cuda" else (lambda: None)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    synchronize()
+    start = time.perf_counter()
+    with KeptBytes(module, loss) as kept:
+        value = step()
+    value.backward()
+    synchronize()
+    seconds = time.perf_counter() - start
+    row = {"loss": value.item(), "kept_mib": round(kept.mib, 1)}
+    if device == "cuda":
+        row["peak_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return seconds, row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--form", choices=FORMS, default="wan2.1")
+    parser.add_argument("--width", type=int, default=16, help="base_dim; 96 is Wan2.1")
+    parser.add_argument("--rank", type=int, default=16, help="128 is the paper's")
+    parser.add_argument("--frames", type=int, default=17)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    result = measure(args)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    report = {"settings": vars(args), "commit": commit, "torch": torch.__version__, "threads": torch.get_num_threads(), **result}
+    RESULTS.mkdir(exist_ok=True)
+    name = f"vae_step_{args.form}_w{args.width}_r{args.rank}_{args.batch}x{args.frames}x{args.size}_{args.device}.json"
+    (RESULTS / name).write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report["ratios"], indent=2))
+    for key in ("ours", "straightforward"):
+        print(f"{key:16s} {report[key]['median_seconds']:.3f} s  {report[key]['kept_mib']:.0f} MiB kept")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""The user's own clips, in every layout a folder may have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from rgba_media import animated, disc, prores, vp9, write_frames
+
+from wan_alpha.data.errors import DataError
+from wan_alpha.data.folders import FolderSource, hold_out
+from wan_alpha.data.media import write_ffv1
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """One clip of every layout."""
+    clip = disc()
+    write_frames(clip, tmp_path / "frames")
+    (tmp_path / "parrot.mov").write_bytes(prores(clip))
+    (tmp_path / "smoke.v2.webm").write_bytes(vp9(clip))
+    (tmp_path / "star.webp").write_bytes(animated(clip, "WEBP"))
+    Image.fromarray(clip[0]).save(tmp_path / "still.png")
+    write_frames(clip, tmp_path / "fgr" / "glass", "RGB")
+    write_frames(clip, tmp_path / "pha" / "glass", "L")
+    write_frames(clip, tmp_path / "own" / "fgr", "RGB")
+    write_frames(clip, tmp_path / "own" / "pha", "L")
+    return tmp_path
+
+
+def test_every_layout_is_found(root: Path) -> None:
+    source = FolderSource(root, "all")
+    assert not source.problems
+    lengths = {clip.key: clip.num_frames for clip in source.clips}
+    assert lengths == {
+        "frames": 9, "glass": 9, "own": 9, "parrot": 9, "smoke_v2": 9, "star": 9, "still": 1,
+    }  # fmt: skip
+    for index, clip in enumerate(source.clips):
+        frames = source.read(index, 0, clip.num_frames)
+        assert np.abs(frames[..., 3].astype(int) - disc()[: clip.num_frames, ..., 3]).mean() < 1, clip.key
+
+
+def test_splits_are_disjoint_complete_and_never_empty(root: Path) -> None:
+    keys = [{clip.key for clip in FolderSource(root, split).clips} for split in ("train", "val", "all")]
+    assert keys[0]
+    assert keys[1]
+    assert not keys[0] & keys[1]
+    assert keys[0] | keys[1] == keys[2]
+
+
+@given(keys=st.lists(st.text(min_size=1), min_size=2, unique=True), share=st.floats(0.01, 0.99))
+def test_holding_out_depends_on_no_order_and_leaves_both_sides(keys: list[str], share: float) -> None:
+    held_out = hold_out(keys, share)
+    assert held_out == hold_out(keys[::-1], share)
+    assert 1 <= len(held_out) < len(keys)
+
+
+def test_a_new_clip_moves_no_other_across_the_split() -> None:
+    keys = [f"clip{number}" for number in range(200)]
+    assert hold_out(keys, 0.2) <= hold_out([*keys, "new"], 0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("captions.csv", "file,caption\nparrot.mov,a parrot\nghost,nobody\n"),
+        ("captions.json", '{"parrot": "a parrot", "ghost": "nobody"}'),
+        ("captions.jsonl", '{"key": "parrot", "caption": "a parrot"}\n{"key": "ghost", "caption": "nobody"}\n'),
+    ],
+)
+def test_captions(root: Path, name: str, text: str) -> None:
+    (root / name).write_text(text)
+    source = FolderSource(root, "all")
+    assert {clip.key: clip.caption for clip in source.clips if clip.caption} == {"parrot": "a parrot"}
+    assert source.problems == [f"{root}: a caption for 'ghost', but no clip"]
+    (root / name).write_text('[{"key": "parrot"}]' if name.endswith("json") else "what\nthis\n")
+    with pytest.raises(DataError, match=name):
+        FolderSource(root, "all")
+
+
+def test_unusable_clips_are_named_and_left_out(root: Path) -> None:
+    opaque = disc()
+    opaque[..., 3] = 255
+    write_ffv1(opaque, 24, root / "opaque.mkv")
+    write_frames(disc(), root / "rgb", "RGB")
+    write_frames(disc(), root / "fgr" / "alone", "RGB")
+    write_frames(disc(), root / "pha" / "left", "L")
+    (root / "broken.webm").write_bytes(b"broken")
+    (root / "star").mkdir()
+    Image.fromarray(disc()[0]).save(root / "star" / "0.png")
+    source = FolderSource(root, "all")
+    assert len(source) == 7
+    text = "\n".join(source.problems)
+    assert "opaque.mkv: alpha is 255 of 255 in every pixel of every frame" in text
+    assert "rgb/0.png: expected an alpha channel, found mode RGB" in text
+    assert "fgr/alone: no matte of that name" in text
+    assert "pha/left: no colour of that name" in text
+    assert "broken.webm: cannot be decoded" in text
+    assert "another clip has the key 'star' too" in text
+
+
+def test_a_clip_that_is_empty_in_the_middle_is_usable(tmp_path: Path) -> None:
+    clip = disc()
+    clip[2:8] = 0
+    write_ffv1(clip, 24, tmp_path / "blink.mkv")
+    assert len(FolderSource(tmp_path, "all")) == 1
+
+
+def test_nothing_usable_says_why(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected a folder of clips"):
+        FolderSource(tmp_path / "nowhere", "train")
+    with pytest.raises(DataError, match="neither RGBA files nor folders"):
+        FolderSource(tmp_path, "train")
+    write_frames(disc(), tmp_path / "rgb", "RGB")
+    with pytest.raises(DataError, match=r"no clip can be used(.|\n)*expected an alpha channel"):
+        FolderSource(tmp_path, "train")
+
+
+def test_single_clip_is_for_training(tmp_path: Path) -> None:
+    write_ffv1(disc(), 24, tmp_path / "only.mkv")
+    assert len(FolderSource(tmp_path, "train")) == 1
+    with pytest.raises(DataError, match="none of its 1 clips is in split 'val'"):
+        FolderSource(tmp_path, "val")
+
+
+def test_records_decide_alone(tmp_path: Path) -> None:
+    write_ffv1(disc(), 24, tmp_path / "a.mkv")
+    write_ffv1(disc(), 24, tmp_path / "unlisted.mkv")
+    record = {"key": "a", "media": "a.mkv", "caption": "a disc", "split": "val", "fps": 24.0}
+    record |= {"num_frames": 9, "height": 32, "width": 40, "licence": "MIT"}
+    lost = record | {"key": "b", "media": "b.mkv"}
+    (tmp_path / "records.jsonl").write_text(f"{json.dumps(record)}\n{json.dumps(lost)}\nnot json\n")
+    source = FolderSource(tmp_path, "val")
+    assert [(clip.key, clip.caption, clip.meta["licence"]) for clip in source.clips] == [("a", "a disc", "MIT")]
+    assert len(source.problems) == 2
+    assert "b.mkv: missing" in source.problems[0]
+    assert "records.jsonl:3: not a record" in source.problems[1]

@@ -1,0 +1,52 @@
+"""Resizing has no fringe, and says exactly what is empty."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from rgba_media import disc
+
+from wan_alpha.data.resize import resize_rgba, to_uint8
+
+
+@pytest.mark.parametrize("hidden", [0, 255])
+def test_no_fringe_whatever_colour_is_hidden_under_alpha_zero(hidden: int) -> None:
+    """A flat colour over soft alpha must come out as that colour wherever there is any opacity."""
+    colour = np.array([200, 40, 90], np.uint8)
+    frames = np.empty((1, 64, 64, 4), np.uint8)
+    frames[..., :3] = colour
+    frames[..., 3] = disc(1, 64, 64)[..., 3]
+    frames[frames[..., 3] == 0, :3] = hidden
+    rgba = resize_rgba(frames, (16, 16))
+    visible = rgba[:, 3] > 0
+    found = rgba[:, :3].permute(0, 2, 3, 1)[visible]
+    assert visible.any()
+    assert not visible.all()
+    torch.testing.assert_close(found, (torch.from_numpy(colour) / 255).expand_as(found), atol=1e-5, rtol=0)
+    assert (rgba[:, :3].permute(0, 2, 3, 1)[~visible] == 0).all()
+
+
+def test_two_pixels_into_one_in_closed_form() -> None:
+    """Opaque red beside half-transparent blue: the mean of premultiplied colours over the mean alpha."""
+    frames = np.zeros((1, 1, 2, 4), np.uint8)
+    frames[0, 0, 0] = 255, 0, 0, 255
+    frames[0, 0, 1] = 0, 0, 255, 51
+    rgba = resize_rgba(frames, (1, 1)).flatten()
+    torch.testing.assert_close(rgba, torch.tensor([1 / 1.2, 0, 0.2 / 1.2, 0.6]))
+
+
+def test_same_size_changes_nothing_but_hidden_colour() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 4), dtype=np.uint8)
+    frames[0, :2, :, 3] = 0
+    frames[0, 2, :, 3] = 1
+    expected = frames.copy()
+    expected[frames[..., 3] == 0] = 0
+    np.testing.assert_array_equal(to_uint8(resize_rgba(frames, (8, 8))), expected)
+
+
+def test_alpha_below_one_step_becomes_exact_zero() -> None:
+    frames = np.zeros((1, 64, 64, 4), np.uint8)
+    frames[0, 20, 20] = 255, 255, 255, 30  # averaged over 8x8 and more pixels: less than 1 of 255
+    rgba = resize_rgba(frames, (8, 8))
+    assert float(rgba.abs().max()) == 0
