@@ -4,6 +4,9 @@ import hydra
 from omegaconf import DictConfig
 
 from wan_alpha.training.entry import checked, run_command
+from wan_alpha.training.identity import register_resolver
+
+register_resolver()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

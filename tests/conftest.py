@@ -49,7 +49,8 @@ def random_base(architecture: str, dtype: torch.dtype = torch.float32, seed: int
             for name, parameter in vae.named_parameters():
                 if name.endswith(("gamma", "bias")):
                     parameter.add_(0.1 * torch.randn_like(parameter))
-    return vae.to(dtype).requires_grad_(False).eval()
+    vae.type(dtype)  # `to` warns for no reason
+    return vae.requires_grad_(False).eval()
 
 
 def write_clips(root: Path, count: int, frames: int = 5, side: int = 20) -> Path:

@@ -37,7 +37,9 @@ def encode(frames: Frames, codec: str, pixel_format: str, container: str, **opti
         stream = out.add_stream(codec, rate=24, options=options)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pixel_format
         for frame in frames:
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgba")))
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgba")
+            # One thread: converting with several races now and then and damages rows.
+            out.mux(stream.encode(picture.reformat(format=pixel_format, threads=1)))
         out.mux(stream.encode(None))
     return buffer.getvalue()
 

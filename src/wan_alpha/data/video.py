@@ -85,7 +85,8 @@ def read_video(source: Path | bytes, name: str, positions: range, mode: str = "R
                     raise _no_alpha(name, f"{stream.codec_context.name} {frame.format.name}")
                 if frame.is_corrupt:
                     raise MediaError(f"{name}: frame {number} is damaged; write the file again or remove it")
-                frames.append(frame.to_ndarray(format=PIXEL_FORMATS[mode]))
+                # One thread: swscale's slice threads race now and then and damage rows, alpha above all.
+                frames.append(frame.reformat(format=PIXEL_FORMATS[mode], threads=1).to_ndarray())
             if number >= positions[-1]:
                 break
     if len(frames) < len(positions):

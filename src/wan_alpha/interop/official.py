@@ -61,7 +61,8 @@ def run_vae(args: argparse.Namespace, console: Console) -> None:
         _refuse_existing(folder, args.overwrite)
     with console.status("reading"):
         base, checkpoint = read_weights(args.base), read_weights(args.checkpoint)
-    converted = convert_vae(base, checkpoint, args.lora_alpha, args.allow_other_base)
+    with console.status("comparing with the base"):
+        converted = convert_vae(base, checkpoint, args.lora_alpha, args.allow_other_base)
     with console.status("writing"):
         converted.save(args.out)
     console.print(summary(converted, len(checkpoint)))

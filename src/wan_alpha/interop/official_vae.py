@@ -7,6 +7,7 @@ base that is given; only the trained tensors become adapters.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,7 +15,6 @@ from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from rich.progress import track
 from torch import Tensor
 
 from ..models.adapters import load_adapters, save_adapters
@@ -25,7 +25,7 @@ from .wan_vae import RELEASED_Z, base_from_wan, check_shapes
 from .weights import CheckpointError, few
 
 COPY_TOLERANCE = 1e-3  # largest difference between a copy and the base that still counts as the same weights
-MERGE_RESIDUAL_BLOCKS = 3
+MERGE_DEPTH = 3
 # Of a whole pipeline saved as one dict: everything under `pipe.` that is not the RGBA VAE.
 _OTHER_MODELS = re.compile(r"^pipe\.(?!vae_|middle\.)")
 
@@ -37,7 +37,6 @@ class Report:
     base_keys: int
     adapter_keys: int
     copies: int = 0
-    spare_copies: int = 0
     largest_difference: float = 0.0
     differs_most: str = ""
     ignored: list[str] = field(default_factory=list)
@@ -95,13 +94,7 @@ def convert_vae(
     targets = {key: (expected if t.kind == "adapter" else weights)[t.name] for key, t in table.items() if key in named}
     check_shapes(targets, named, "the checkpoint")
     _compare_copies({key: target for key, target in targets.items() if table[key].kind != "adapter"}, named, report)
-    # `not (a <= b)`: a NaN in either file is a difference too.
-    if not (report.largest_difference <= COPY_TOLERANCE or allow_other_base):
-        raise CheckpointError(
-            f"the base is not the one this checkpoint was trained on: {report.differs_most} differs by "
-            f"{report.largest_difference:.3g} (at most {COPY_TOLERANCE:g} is accepted). Give the right base file, or "
-            "--allow-other-base to combine them all the same"
-        )
+    _check_base(report, allow_other_base)
     if vae.config["z_dim"] != RELEASED_Z:
         report.notes.append(
             f"the latent has {vae.config['z_dim']} channels, Wan2.1's statistics {RELEASED_Z}: config.json of the base "
@@ -151,9 +144,9 @@ def _check_expressible(vae: AutoencoderKLWan, residual_blocks: int) -> None:
     if beyond:
         given = ", ".join(f"{key} = {config[key]}" for key in beyond)
         raise CheckpointError(f"the authors' code knows only Wan2.1's form of VAE; this base has {given}")
-    if residual_blocks != MERGE_RESIDUAL_BLOCKS:
+    if residual_blocks != MERGE_DEPTH:
         raise CheckpointError(
-            f"the authors' merge block has {MERGE_RESIDUAL_BLOCKS} residual blocks; that of these adapters {residual_blocks}"
+            f"the authors' merge block has {MERGE_DEPTH} residual blocks, that of these adapters {residual_blocks}"
         )
 
 
@@ -214,11 +207,21 @@ def _check_keys(named: Mapping[str, Tensor], table: Mapping[str, Target], report
 
 
 def _compare_copies(copies: Mapping[str, Tensor], named: Mapping[str, Tensor], report: Report) -> None:
-    """Count the copies and find the largest difference to the base."""
-    for key, original in track(copies.items(), "comparing with the base", transient=True):
+    """Count the copies and find the largest difference to the base; a NaN on either side is the largest there is."""
+    for key, original in copies.items():
         difference = (named[key].float() - original.float()).abs().max().item()
-        if not difference <= report.largest_difference:
+        if difference > report.largest_difference or math.isnan(difference):
             report.largest_difference, report.differs_most = difference, key
-        if difference != difference:  # NaN: nothing can be larger
+        if math.isnan(difference):
             break
     report.copies = len(copies)
+
+
+def _check_base(report: Report, allow_other_base: bool) -> None:
+    # `not (a <= b)` is true for NaN.
+    if not (report.largest_difference <= COPY_TOLERANCE or allow_other_base):
+        raise CheckpointError(
+            f"the base is not the one this checkpoint was trained on: {report.differs_most} differs by "
+            f"{report.largest_difference:.3g} (at most {COPY_TOLERANCE:g} is accepted). Give the right base file, or "
+            "--allow-other-base to combine them all the same"
+        )

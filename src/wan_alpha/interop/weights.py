@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 SAFETENSORS, TORCH = (".safetensors",), (".bin", ".pth", ".pt")
+
+# How torch names what a pickle asks for beyond tensors.
+_FORBIDDEN = re.compile(r"GLOBAL (\S+)")
 
 
 class CheckpointError(ValueError):
@@ -35,15 +38,16 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     _check_suffix(path)
     try:
         weights = load_file(path) if path.suffix in SAFETENSORS else _read_torch(path)
-    except pickle.UnpicklingError as error:
-        if "weights_only" not in str(error).lower():
-            raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from error
-        raise CheckpointError(
-            f"{path} holds more than tensors: reading it would run code from the file, which is refused. "
-            f"If you trust its source, open it yourself and save its tensors as safetensors. ({_cause(error)})"
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged or of another format: {_first_line(error)}") from error
+    except PermissionError:
+        raise
+    except Exception as error:  # bytes that are no pickle break the unpickler in any way
+        if isinstance(error, pickle.UnpicklingError) and (asked := _FORBIDDEN.search(str(error))):
+            raise CheckpointError(
+                f"{path} holds more than tensors: reading it would run code from the file ({asked[1]}), which is "
+                "refused. If you trust its source, open it yourself and save its tensors as safetensors"
+            ) from error
+        size = path.stat().st_size
+        raise CheckpointError(f"{path} ({size:,} bytes) is damaged or no weight file: download it again") from error
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         inside = sorted(map(str, weights))[:5] if isinstance(weights, Mapping) else type(weights).__name__
         raise CheckpointError(f"{path} must hold a flat dict of tensors; it holds {inside}")
@@ -86,13 +90,3 @@ def _check_suffix(path: Path) -> None:
     if path.suffix not in (*SAFETENSORS, *TORCH):
         known = ", ".join((*SAFETENSORS, *TORCH))
         raise CheckpointError(f"{path}: the suffix must be one of {known}; got {path.suffix or 'none'}")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _cause(error: Exception) -> str:
-    """The line of torch's long message that names the class or function a file asks for."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in lines if "GLOBAL" in line), lines[0]).removeprefix("WeightsUnpickler error: ")

@@ -76,9 +76,13 @@ def load_adapters(adapters: str | Path, vae: AutoencoderKLWan) -> Adapters:
         tensors = load_file(directory / TENSORS)
     except (OSError, ValueError, SafetensorError) as error:
         raise AdapterError(f"adapters in {directory} are damaged: {error}") from error
-    if description.get("format") != FORMAT or description.get("version") != VERSION:
-        found = (description.get("format"), description.get("version"))
+    found = (description.get("format"), description.get("version")) if isinstance(description, dict) else ()
+    if found != (FORMAT, VERSION):
         raise AdapterError(f"{directory / DESCRIPTION} is {found}; this version reads {(FORMAT, VERSION)}")
+    if missing := {"spec", "base"} - description.keys():
+        raise AdapterError(
+            f"adapters in {directory} are damaged: {DESCRIPTION} has no {' and no '.join(sorted(missing))}"
+        )
     made_for, have = description["base"]["layout"], layout(vae)
     differing = [f"{k}: adapters {made_for.get(k)}, base {have[k]}" for k in have if made_for.get(k) != have[k]]
     if differing:

@@ -11,7 +11,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ..rendering import alpha_to_rgb, hard_render, rgb_to_alpha
-from .adapters import load_adapters, save_adapters
+from .adapters import AdapterError, load_adapters, save_adapters
 from .base import load_vae, spatial_stride, temporal_stride
 from .lora import AdapterSwitch, add_decoder_adapters
 from .merge import MergeInit, build_merge_block
@@ -106,8 +106,13 @@ class AlphaVAE(nn.Module):
 
         Returns:
             (B, z, 1 + (T-1)/4, H/s, W/s).
+
+        Raises:
+            ValueError: shapes a Wan VAE cannot take, or (with `streaming` only) alpha outside [0, 1].
         """
         self.check_clip(rgb, alpha)
+        if streaming:  # a training step must not wait for the device
+            check_alpha_range(alpha)
         colour = torch.as_tensor(background, dtype=rgb.dtype, device=rgb.device)
         hard, grey = hard_render(rgb, alpha, colour), alpha_to_rgb(alpha)
         if not streaming:
@@ -193,15 +198,19 @@ class AlphaVAE(nn.Module):
         own = self.adapter_parameters()
         missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
         if missing or unknown:
-            raise ValueError(
+            raise AdapterError(
                 f"adapter tensors do not match: missing {missing[:3]}, unknown {unknown[:3]} (first three)"
             )
         for name, parameter in own.items():
+            if tensors[name].shape != parameter.shape:  # copy_ would broadcast
+                shapes = f"{tuple(tensors[name].shape)}, this model has {tuple(parameter.shape)}"
+                raise AdapterError(f"adapter tensors do not match: {name}: {shapes}")
             parameter.copy_(tensors[name])
 
-    def save_adapters(self, directory: str | Path, tensors: dict[str, Tensor] | None = None) -> None:
-        """Write `adapters.safetensors` and `adapters.json`; `tensors` replaces the current values (an average, say)."""
-        save_adapters(directory, self.base, asdict(self.spec), tensors or self.adapter_state())
+    def save_adapters(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write `adapters.safetensors` and `adapters.json`, in `dtype` if given."""
+        tensors = {name: t.to(dtype or t.dtype) for name, t in self.adapter_state().items()}
+        save_adapters(directory, self.base, asdict(self.spec), tensors)
 
     # ----- checks -----------------------------------------------------------------------------------------------------
 
@@ -225,3 +234,13 @@ class AlphaVAE(nn.Module):
             raise ValueError(
                 f"a latent is {tuple(z.shape)}; this base takes (B, {self.base.config['z_dim']}, T', h, w)"
             )
+
+
+def check_alpha_range(alpha: Tensor) -> None:
+    """Alpha must lie in [0, 1]; NaN does not."""
+    low, high = (float(bound) for bound in alpha.aminmax())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"alpha lies in [{low:g}, {high:g}]; expected [0, 1]: divide 8-bit values by 255, map a decoded grey "
+            "picture with (x + 1) / 2, and clamp what a decoder gave"
+        )

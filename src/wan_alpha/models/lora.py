@@ -128,10 +128,10 @@ class AdapterSwitch:
 
 @torch.no_grad()
 def merge_adapter(decoder: nn.Module, adapter: str) -> None:
-    """Fold one adapter into the base weights for good (in float32, then cast) and drop all LoRA layers."""
+    """Fold one adapter into the base weights for good (in float32 or better, then cast); drop all LoRA layers."""
     for name, layer in lora_layers(decoder).items():
         base = layer._base()
-        delta = layer.get_delta_weight(adapter).float()
-        base.weight.copy_((base.weight.float() + delta).to(base.weight.dtype))
+        precision = torch.promote_types(base.weight.dtype, torch.float32)
+        base.weight.copy_(base.weight.to(precision) + layer.get_delta_weight(adapter).to(precision))
         parent, _, child = name.rpartition(".")
         setattr(decoder.get_submodule(parent), child, base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -46,9 +47,7 @@ class BaseVAEModule(StageModule):
         error = decode_clip(self.vae, z).float() - video
         l1, mse = error.abs().mean(), error.square().mean()
         loss = l1 + mse + self.kl_weight * kl
-        self.log_dict({"train/loss": loss.detach(), "train/l1": l1.detach(), "train/kl": kl.detach()})
-        # Pictures span [-1, 1], so the peak-to-peak range is 2.
-        self.log("train/psnr", -10 * torch.log10(mse.detach() / 4))
+        self.log_step({"loss": loss, "l1": l1, "mse": mse, "kl": kl})
         return loss
 
     @staticmethod
@@ -72,6 +71,6 @@ class BaseVAEModule(StageModule):
     def trainable(self) -> dict[str, nn.Parameter]:
         return dict(self.vae.named_parameters())
 
-    def export(self, directory: Path) -> None:
+    def export(self, directory: Path, dtype: torch.dtype) -> None:
         """The VAE in diffusers' layout, in `directory/base/vae`."""
-        self.vae.save_pretrained(directory / "base" / "vae")
+        copy.deepcopy(self.vae).to(dtype).save_pretrained(directory / "base" / "vae")

@@ -31,8 +31,15 @@ class StageModule(pl.LightningModule, ABC):
         """What is trained, averaged and saved, by name."""
 
     @abstractmethod
-    def export(self, directory: Path) -> None:
+    def export(self, directory: Path, dtype: torch.dtype) -> None:
         """Write the current weights in the form that users load."""
+
+    def log_step(self, values: Mapping[str, Tensor]) -> None:
+        """Log scalars of this step as `train/NAME`, averaged over ranks in one small reduction that waits for nothing."""
+        stacked = torch.stack([value.detach().float() for value in values.values()])
+        if self.trainer.world_size > 1:
+            stacked = self.trainer.strategy.reduce(stacked, reduce_op="mean")
+        self.log_dict({f"train/{name}": value for name, value in zip(values, stacked, strict=True)})
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return self.optimiser(self.trainable().values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ..losses.alpha import AlphaVAELoss
@@ -33,7 +34,7 @@ class AlphaVAEModule(StageModule):
         z = self.vae.encode(rgb, alpha, batch["background"], streaming=False)  # hard render, encode both, merge
         rgb_hat, alpha_hat = self.vae.decode(z, streaming=False)
         loss, terms = self.loss(rgb_hat, alpha_hat, rgb, alpha, batch["canvas"])  # soft and hard renders inside
-        self.log_dict({"train/loss": loss.detach()} | {f"train/{name}": value for name, value in terms.items()})
+        self.log_step({"loss": loss, **terms})
         return loss
 
     def validation_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
@@ -44,6 +45,6 @@ class AlphaVAEModule(StageModule):
     def trainable(self) -> dict[str, nn.Parameter]:
         return self.vae.adapter_parameters()
 
-    def export(self, directory: Path) -> None:
+    def export(self, directory: Path, dtype: torch.dtype) -> None:
         """Adapters as `AlphaVAE.from_pretrained` reads them, in `directory/adapters`."""
-        self.vae.save_adapters(directory / "adapters")
+        self.vae.save_adapters(directory / "adapters", dtype)

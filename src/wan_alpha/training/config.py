@@ -176,6 +176,7 @@ class CallbacksConfig:
     progress: bool
     panels: bool
     panel_clips: Count
+    export_dtype: Literal["float32", "float16", "bfloat16"]
     lpips: str | None  # bundled (named lpips3), imagenet (the published metric) or null
 
 

@@ -14,6 +14,7 @@ from typing import Any, cast, get_args, get_type_hints
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
@@ -32,6 +33,8 @@ def checked(cfg: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
     Raises:
         ConfigError: names each wrong key, the file it stands in and the nearest valid key.
     """
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        cfg.run_dir = HydraConfig.get().runtime.output_dir  # each job of a sweep has a directory of its own
     tree = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
     try:
         return TypeAdapter(RunConfig).validate_python(tree), tree

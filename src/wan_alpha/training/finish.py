@@ -19,7 +19,10 @@ from .ema import AdapterEMA
 class Export(Callback):
     """At the end of a run, write the averaged weights: adapters, or for stage=base the whole VAE."""
 
-    def __init__(self, run_dir: str | Path, ema: AdapterEMA, statistics_batches: int = 20) -> None:
+    def __init__(
+        self, run_dir: str | Path, ema: AdapterEMA, dtype: torch.dtype = torch.float32, statistics_batches: int = 20
+    ) -> None:
+        self.dtype = dtype
         self.run_dir = Path(run_dir)
         self.ema = ema
         self.statistics_batches = statistics_batches
@@ -32,7 +35,7 @@ class Export(Callback):
             if isinstance(pl_module, BaseVAEModule):
                 assert trainer.train_dataloader is not None
                 measure_latents(pl_module, islice(trainer.train_dataloader, self.statistics_batches))
-            pl_module.export(self.run_dir)
+            pl_module.export(self.run_dir, self.dtype)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,16 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from rich.console import Console
 
 from .build import build_module
-from .checkpoints import AtomicCheckpointIO, CheckpointError, PeriodicCheckpoint, last_checkpoint
+from .checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError, PeriodicCheckpoint, last_checkpoint
 from .config import RunConfig
 from .data import ClipDataModule
 from .ema import AdapterEMA
 from .finish import Export
 from .guards import ReportUnreadable, StopOnNonFinite
+from .identity import differing_keys
 from .metrics_csv import MetricsCSV
 from .progress import StepProgress
-from .provenance import describe_environment, differing_keys, write_json
+from .provenance import describe_environment, write_json
 from .validation import ReconstructionValidation
 
 log = logging.getLogger(__name__)
@@ -40,17 +42,19 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    checkpoint = find_checkpoint(config.ckpt_path, run_dir)
-    if checkpoint is not None:
-        check_same_run(checkpoint, tree)
     data = ClipDataModule(config.data, config.seed, config.trainer.accumulate_grad_batches)
     report_data(data)
+    manifests = {"train": data.train_source.manifest_hash, "val": data.val_source.manifest_hash}
+    identity = tree | {"global batch": config.data.batch_size * count_ranks(config), "data manifest": manifests}
+    checkpoint = find_checkpoint(config.ckpt_path, run_dir)
+    if checkpoint is None:
+        set_aside_checkpoints(run_dir)
+    else:
+        check_same_run(checkpoint, identity)
     module = build_module(config)
     write_json(run_dir / "config.json", tree)
-    manifests = {"train": data.train_source.manifest_hash, "val": data.val_source.manifest_hash}
-    record = {"seed": config.seed, "data": manifests}
-    write_json(run_dir / "environment.json", describe_environment() | record)
-    trainer = build_trainer(config, tree, checkpoint)
+    write_json(run_dir / "environment.json", describe_environment() | {"seed": config.seed, "data": manifests})
+    trainer = build_trainer(config, identity, checkpoint)
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     CONSOLE.print(f"[green]done[/green]: {run_dir}")
 
@@ -70,10 +74,26 @@ def find_checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:
     return path
 
 
-def check_same_run(checkpoint: Path, tree: dict[str, Any]) -> None:
-    """Refuse a checkpoint that another configuration made, and name the keys that differ."""
+def set_aside_checkpoints(run_dir: Path) -> None:
+    """A run that starts anew must not meet the checkpoints of the one before; nothing is deleted."""
+    old = run_dir / CHECKPOINT_DIR
+    if old.exists():
+        aside = next(p for n in count(1) if not (p := run_dir / f"{CHECKPOINT_DIR}-before-{n}").exists())
+        old.rename(aside)
+        CONSOLE.print(f"starting anew; earlier checkpoints are in {aside}")
+
+
+def count_ranks(config: RunConfig) -> int:
+    """Processes that share a step, as far as the configuration says."""
+    devices = config.trainer.devices
+    per_node = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1
+    return per_node * config.trainer.num_nodes
+
+
+def check_same_run(checkpoint: Path, identity: dict[str, Any]) -> None:
+    """Refuse a checkpoint that another configuration or other data made, and name the keys that differ."""
     saved = AtomicCheckpointIO().load_checkpoint(checkpoint).get("run_config")
-    differing = differing_keys(saved, tree) if saved else []
+    differing = differing_keys(saved, identity) if saved else []
     if differing:
         raise CheckpointError(
             f"{checkpoint} was made with another configuration:\n  "
@@ -132,13 +152,12 @@ def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
         ema,
         _KeepConfig(tree),
         PeriodicCheckpoint(run_dir, t.checkpoint_every_n_steps, t.keep_checkpoints),
-        Export(run_dir, ema),
+        Export(run_dir, ema, getattr(torch, config.callbacks.export_dtype)),
     ]
     if config.stage == "vae" and t.val_every_n_steps:
         callbacks.append(ReconstructionValidation(run_dir, config.callbacks))
     if config.callbacks.progress:
-        ranks = (t.devices if isinstance(t.devices, int) else 1) * t.num_nodes
-        frames = config.data.batch_size * config.data.num_frames * t.accumulate_grad_batches * ranks
+        frames = config.data.batch_size * config.data.num_frames * t.accumulate_grad_batches * count_ranks(config)
         callbacks.append(StepProgress(frames, t.log_every_n_steps))
     return callbacks
 
