@@ -1,7 +1,7 @@
 """Steps to a given alpha PSNR, `merge.init=base` against `random`: reads a Hydra multirun, draws a plot.
 
-    python train.py -m experiment=merge_init model.merge.init=base,random
-    python -m benchmarks.merge_init multirun/vae/DATE
+python train.py -m experiment=merge_init model.merge.init=base,random
+python -m benchmarks.merge_init multirun/vae/DATE
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def main(folder: str) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharex=True)
     for axis, name, title in zip(axes, FIGURES, ("alpha", "soft render"), strict=True):
         for init, rows in runs.items():
-            axis.plot([r["step"] for r in rows], [r[name] for r in rows], marker="o", markersize=3, label=f"merge.init={init}")
+            steps, values = [r["step"] for r in rows], [r[name] for r in rows]
+            axis.plot(steps, values, marker="o", markersize=3, label=f"merge.init={init}")
         axis.set(title=f"{title}, held-out clips", xlabel="step", ylabel="PSNR (dB)")
         axis.grid(alpha=0.3)
         axis.legend()
@@ -55,7 +56,8 @@ def main(folder: str) -> None:
         print(name)
         for level, by_init in table[name].items():
             if any(by_init.values()):
-                print(f"  {level} dB: " + ", ".join(f"{i} {s if s is not None else 'not reached'}" for i, s in by_init.items()))
+                parts = [f"{init} {'not reached' if step is None else step}" for init, step in by_init.items()]
+                print(f"  {level} dB: {', '.join(parts)}")
 
 
 if __name__ == "__main__":

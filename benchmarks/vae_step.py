@@ -1,8 +1,9 @@
 """One VAE training step, time and peak memory: ours against the straightforward form.  `make bench`
 
 The straightforward form does what a first implementation does: two copies of the decoder, each with stock two-branch
-LoRA, diffusers' frame-by-frame passes through the cache, no checkpointing, and VGG called for each picture of each pair.
-Both start from the same weights, see the same batch and must agree on the loss; they run in turns in one process.
+LoRA, diffusers' frame-by-frame passes through the cache, no checkpointing, and VGG called six times.  Both start from
+the same weights, see the same batch and must agree on the loss; they run in turns in one process.  Peak memory on a CPU
+is the growth of the resident set in a process of its own for each form.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import resource
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,13 +34,25 @@ from wan_alpha.models.streaming import FeatureCache, chunks, decode_chunks, enco
 from wan_alpha.rendering import COLOURS, alpha_to_rgb, hard_render, rgb_to_alpha, soft_render
 
 RESULTS = Path(__file__).parent / "results"
-FORMS = {
-    "wan2.1": dict(dim_mult=[1, 2, 4, 4], num_res_blocks=2, temperal_downsample=[False, True, True], z_dim=16),
-    "wan2.2": dict(
-        dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[True, True], z_dim=48, is_residual=True,
-        patch_size=2, in_channels=12, out_channels=12, scale_factor_spatial=8,
-    ),
-}  # fmt: skip
+FORMS: dict[str, dict] = {
+    "wan2.1": {
+        "dim_mult": [1, 2, 4, 4],
+        "num_res_blocks": 2,
+        "temperal_downsample": [False, True, True],
+        "z_dim": 16,
+    },
+    "wan2.2": {
+        "dim_mult": [1, 2, 2],
+        "num_res_blocks": 1,
+        "temperal_downsample": [True, True],
+        "z_dim": 48,
+        "is_residual": True,
+        "patch_size": 2,
+        "in_channels": 12,
+        "out_channels": 12,
+        "scale_factor_spatial": 8,
+    },
+}
 
 
 class TwoBranch(nn.Module):
@@ -145,7 +160,8 @@ def build(form: str, width: int, rank: int, device: str) -> tuple[AlphaVAE, Alph
     return vae.to(device), AlphaVAELoss().to(device)
 
 
-def measure(args: argparse.Namespace) -> dict:
+def make_steps(args: argparse.Namespace) -> tuple[dict[str, tuple[Callable[[], Tensor], nn.Module]], nn.Module]:
+    """Both forms of the step on one model and one batch, and the loss they share."""
     device = args.device
     vae, loss = build(args.form, args.width, args.rank, device)
     plain = Straightforward(vae, loss).to(device)
@@ -161,7 +177,26 @@ def measure(args: argparse.Namespace) -> dict:
     def straightforward() -> Tensor:
         return plain(rgb, alpha, background, canvas)
 
-    forms: dict[str, tuple[Callable[[], Tensor], nn.Module]] = {"ours": (ours, vae), "straightforward": (straightforward, plain)}
+    return {"ours": (ours, vae), "straightforward": (straightforward, plain)}, loss
+
+
+def peak_growth(name: str, args: argparse.Namespace) -> float:
+    """MiB by which one step raises the resident set above what model and batch need (this process, once)."""
+    forms, loss = make_steps(args)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    time_step(*forms[name], loss, args.device)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def peak_in_own_process(name: str) -> float:
+    """`peak_growth` in a fresh process with the same arguments."""
+    command = [sys.executable, "-m", "benchmarks.vae_step", *sys.argv[1:], "--only", name]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def measure(args: argparse.Namespace) -> dict:
+    device = args.device
+    forms, loss = make_steps(args)
     rows: dict[str, dict] = {name: {"seconds": []} for name in forms}
     for turn in range(args.repeats + 1):
         for name, (step, module) in forms.items():
@@ -178,8 +213,10 @@ def measure(args: argparse.Namespace) -> dict:
         "activation_memory": a["kept_mib"] / b["kept_mib"],
         "loss_difference": abs(a["loss"] - b["loss"]) / b["loss"],
     }
-    if device == "cuda":
-        ratios["peak_memory"] = a["peak_mib"] / b["peak_mib"]
+    if device == "cpu":
+        for name, row in rows.items():
+            row["peak_mib"] = round(peak_in_own_process(name), 1)
+    ratios["peak_memory"] = a["peak_mib"] / b["peak_mib"]
     return {"ours": a, "straightforward": b, "ratios": ratios}
 
 
@@ -211,16 +248,24 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", choices=("ours", "straightforward"), help="print the peak of one form and stop")
     args = parser.parse_args()
+    if args.only:
+        print(peak_growth(args.only, args))
+        return
     result = measure(args)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    report = {"settings": vars(args), "commit": commit, "torch": torch.__version__, "threads": torch.get_num_threads(), **result}
+    machine = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    report = {"settings": vars(args), "commit": commit, "machine": machine, **result}
     RESULTS.mkdir(exist_ok=True)
     name = f"vae_step_{args.form}_w{args.width}_r{args.rank}_{args.batch}x{args.frames}x{args.size}_{args.device}.json"
     (RESULTS / name).write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report["ratios"], indent=2))
     for key in ("ours", "straightforward"):
-        print(f"{key:16s} {report[key]['median_seconds']:.3f} s  {report[key]['kept_mib']:.0f} MiB kept")
+        row = report[key]
+        print(
+            f"{key:16s} {row['median_seconds']:.3f} s  {row['kept_mib']:.0f} MiB kept  {row['peak_mib']:.0f} MiB peak"
+        )
 
 
 if __name__ == "__main__":

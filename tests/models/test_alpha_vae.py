@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_base
+from small_world import random_base
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

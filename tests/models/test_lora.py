@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import random_base
+from small_world import random_base
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import random_base
+from small_world import random_base
 from torch import Tensor
 
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE

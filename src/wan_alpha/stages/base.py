@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -73,4 +74,5 @@ class BaseVAEModule(StageModule):
 
     def export(self, directory: Path, dtype: torch.dtype) -> None:
         """The VAE in diffusers' layout, in `directory/base/vae`."""
-        copy.deepcopy(self.vae).to(dtype).save_pretrained(directory / "base" / "vae")
+        vae: Any = copy.deepcopy(self.vae)
+        vae.to(dtype).save_pretrained(directory / "base" / "vae")

@@ -35,7 +35,7 @@ class StageModule(pl.LightningModule, ABC):
         """Write the current weights in the form that users load."""
 
     def log_step(self, values: Mapping[str, Tensor]) -> None:
-        """Log scalars of this step as `train/NAME`, averaged over ranks in one small reduction that waits for nothing."""
+        """Log scalars of this step as `train/NAME`, averaged over ranks in one small reduction."""
         stacked = torch.stack([value.detach().float() for value in values.values()])
         if self.trainer.world_size > 1:
             stacked = self.trainer.strategy.reduce(stacked, reduce_op="mean")

@@ -28,7 +28,7 @@ def collate_one_colour(samples: list[Sample]) -> Batch:
     """A batch in which every sample has the colours of the first, as in the authors' code."""
     batch = collate(samples)
     for name in ("background", "canvas"):
-        batch[name] = batch[name][:1].expand_as(batch[name]).clone()  # type: ignore[literal-required]
+        batch[name] = batch[name][:1].expand_as(batch[name]).clone()
     return batch
 
 

@@ -1,0 +1,152 @@
+"""A run that was killed and continued is the run that was not, to the bit."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from launch import doomed, small, train
+from safetensors.torch import load_file
+
+SIGKILL = -9
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    """The exported, averaged adapters."""
+    return load_file(run_dir / "adapters" / "adapters.safetensors")
+
+
+def last_state(run_dir: Path) -> dict[str, Any]:
+    """The last checkpoint: weights, optimiser, average, counters."""
+    return torch.load(sorted((run_dir / "checkpoints").glob("*.ckpt"))[-1], weights_only=True)
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    with open(run_dir / "metrics.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if "per_second" not in k} for row in csv.DictReader(file)]
+
+
+def assert_equal_tree(a: Any, b: Any, where: str = "") -> None:
+    """Nested containers, equal to the bit."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_equal_tree(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for n, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal_tree(x, y, f"{where}/{n}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def assert_same_result(run_dir: Path, reference: Path) -> None:
+    assert_equal_tree(weights(run_dir), weights(reference))
+    state, expected = last_state(run_dir), last_state(reference)
+    for part in ("global_step", "state_dict", "optimizer_states", "lr_schedulers", "callbacks"):
+        assert_equal_tree(state[part], expected[part], part)
+    assert any("AdapterEMA" in name for name in state["callbacks"])
+    assert rows(run_dir) == rows(reference)
+
+
+@pytest.fixture(scope="module")
+def reference(wan22: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six steps without a break."""
+    run_dir = tmp_path_factory.mktemp("reference")
+    train(*small(wan22, clips, run_dir))
+    return run_dir
+
+
+def test_what_is_averaged_is_not_what_is_trained(reference: Path) -> None:
+    """Otherwise the comparisons below could not tell a lost average from a kept one."""
+    averaged, trained = weights(reference), last_state(reference)["state_dict"]
+    assert averaged.keys() == trained.keys()
+    assert not torch.equal(averaged["merge.conv_in.weight"], trained["merge.conv_in.weight"])
+
+
+def test_same_seed_same_bits(wan22: Path, clips: Path, tmp_path: Path, reference: Path) -> None:
+    train(*small(wan22, clips, tmp_path))
+    assert_same_result(tmp_path, reference)
+
+
+def test_another_seed_is_another_run(wan22: Path, clips: Path, tmp_path: Path, reference: Path) -> None:
+    train(*small(wan22, clips, tmp_path, "seed=1", "trainer.val_every_n_steps=0"))
+    assert not torch.equal(weights(tmp_path)["merge.conv_in.weight"], weights(reference)["merge.conv_in.weight"])
+
+
+@pytest.mark.parametrize(
+    ("moment", "step"),
+    [
+        ("before the backward pass", 0),
+        ("before the backward pass", 3),
+        ("after the backward pass", 5),
+        ("before anything follows a step", 4),
+        ("in the middle of a checkpoint", 4),
+        ("in the middle of a checkpoint", 6),
+        ("after a checkpoint", 2),
+        ("after a checkpoint", 6),
+        ("after validation", 4),
+        ("before the export", 6),
+    ],
+)
+def test_killed_and_continued_is_the_same_run(
+    moment: str, step: int, wan22: Path, clips: Path, tmp_path: Path, reference: Path
+) -> None:
+    command = small(wan22, clips, tmp_path)
+    assert doomed(moment, step, *command) == SIGKILL
+    assert not (tmp_path / "adapters").exists()
+    train(*command)
+    assert_same_result(tmp_path, reference)
+
+
+def test_a_run_killed_twice(wan22: Path, clips: Path, tmp_path: Path, reference: Path) -> None:
+    command = small(wan22, clips, tmp_path)
+    assert doomed("before the backward pass", 3, *command) == SIGKILL
+    assert doomed("after the backward pass", 4, *command) == SIGKILL
+    assert doomed("before the backward pass", 4, *command) == SIGKILL  # without progress in between
+    train(*command)
+    assert_same_result(tmp_path, reference)
+
+
+def test_killed_during_a_validation_continues_too(wan22: Path, clips: Path, tmp_path: Path, reference: Path) -> None:
+    command = small(wan22, clips, tmp_path)
+    assert doomed("before validation", 4, *command) == SIGKILL
+    train(*command)
+    assert_equal_tree(weights(tmp_path), weights(reference))
+    assert [row["train/loss"] for row in rows(tmp_path)] == [row["train/loss"] for row in rows(reference)]
+
+
+def test_a_finished_run_stays_as_it_is(wan22: Path, clips: Path, tmp_path: Path, reference: Path) -> None:
+    shutil.copytree(reference, tmp_path / "copy")
+    train(*small(wan22, clips, tmp_path / "copy"))
+    assert_same_result(tmp_path / "copy", reference)
+
+
+def test_a_finished_run_can_be_made_longer(wan22: Path, clips: Path, tmp_path: Path, reference: Path) -> None:
+    steady = "optim.decay_share=0"  # a rate that falls to zero at the end would depend on where the end is
+    train(*small(wan22, clips, tmp_path / "short", steady, "trainer.max_steps=4"))
+    train(*small(wan22, clips, tmp_path / "short", steady))
+    train(*small(wan22, clips, tmp_path / "long", steady))
+    assert_equal_tree(weights(tmp_path / "short"), weights(tmp_path / "long"))
+
+
+def test_accumulated_batches_continue_at_the_right_sample(wan22: Path, clips: Path, tmp_path: Path) -> None:
+    def command(name: str) -> list[str]:
+        accumulating = ["data.batch_size=1", "trainer.accumulate_grad_batches=2", "trainer.val_every_n_steps=0"]
+        return small(wan22, clips, tmp_path / name, *accumulating)
+
+    train(*command("whole"))
+    assert doomed("before the backward pass", 5, *command("killed")) == SIGKILL
+    train(*command("killed"))
+    assert_same_result(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_workers_change_no_bit(wan22: Path, clips: Path, tmp_path: Path, reference: Path) -> None:
+    train(*small(wan22, clips, tmp_path, "data.num_workers=1", "trainer.val_every_n_steps=0"))
+    assert_equal_tree(weights(tmp_path), weights(reference))
