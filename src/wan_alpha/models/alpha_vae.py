@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..rendering import alpha_to_rgb, hard_render, rgb_to_alpha
 from .adapters import AdapterError, load_adapters, save_adapters
-from .base import load_vae, spatial_stride, temporal_stride
+from .base import check_size, load_vae
 from .lora import AdapterSwitch, add_decoder_adapters
 from .merge import MergeInit, build_merge_block
 from .streaming import FeatureCache, chunks, decode_chunks, encode_features_chunk
@@ -51,8 +51,6 @@ class AlphaVAE(nn.Module):
         add_decoder_adapters(base.decoder, self.spec.rank, self.spec.lora_alpha)
         self.adapters = AdapterSwitch(base.decoder)
         self.run: Runner = run_checkpointed if checkpointing else run_plain
-        self.temporal_stride = temporal_stride(base)
-        self.spatial_stride = spatial_stride(base)
         self.latents_mean: Tensor
         self.latents_std: Tensor
         for name in ("latents_mean", "latents_std"):
@@ -215,18 +213,13 @@ class AlphaVAE(nn.Module):
     # ----- checks -----------------------------------------------------------------------------------------------------
 
     def check_clip(self, rgb: Tensor, alpha: Tensor) -> None:
-        """Shapes a Wan VAE can take; values are checked in `check_alpha_range`, which costs a look at the data."""
+        """Shapes that fit each other and the base."""
         if rgb.dim() != 5 or rgb.shape[1] != 3 or alpha.shape != (rgb.shape[0], 1, *rgb.shape[2:]):
             raise ValueError(
                 f"rgb must be (B, 3, T, H, W) and alpha (B, 1, T, H, W) of the same size; "
                 f"got rgb {tuple(rgb.shape)} and alpha {tuple(alpha.shape)}"
             )
-        t, h, w = rgb.shape[2:]
-        if (t - 1) % self.temporal_stride:
-            nearest = 1 + self.temporal_stride * max(0, round((t - 1) / self.temporal_stride))
-            raise ValueError(f"a clip has {t} frames; Wan takes 1 + {self.temporal_stride}k, for example {nearest}")
-        if h % self.spatial_stride or w % self.spatial_stride:
-            raise ValueError(f"frames are {h}x{w}; both sides must be multiples of {self.spatial_stride} for this base")
+        check_size(self.base, *rgb.shape[2:])
 
     def check_latent(self, z: Tensor) -> None:
         """A latent must have this base's number of channels."""

@@ -35,6 +35,10 @@ class BaseError(ValueError):
     """The base cannot be found, or does not fit."""
 
 
+class SizeError(ValueError):
+    """A clip is of a length or size that the base cannot take."""
+
+
 def locate_base(base: str | Path) -> str:
     """The path or hub id of a base: `tiny` (shipped), a known name, a hub id `owner/name`, or a local path."""
     if base == "tiny":
@@ -74,6 +78,17 @@ def temporal_stride(vae: AutoencoderKLWan) -> int:
 def spatial_stride(vae: AutoencoderKLWan) -> int:
     """Pixels per latent cell along each side: 8 in Wan2.1, 16 in Wan2.2."""
     return 2 ** (len(vae.config["dim_mult"]) - 1) * (vae.config["patch_size"] or 1)
+
+
+def check_size(vae: AutoencoderKLWan, num_frames: int, height: int, width: int) -> None:
+    """Raise SizeError unless the base takes clips of T = 1 + 4k frames with sides that are multiples of its stride."""
+    t, s = temporal_stride(vae), spatial_stride(vae)
+    if (num_frames - 1) % t:
+        nearest = 1 + t * max(0, round((num_frames - 1) / t))
+        raise SizeError(f"a clip has {num_frames} frames; Wan takes 1 + {t}k, for example {nearest}")
+    if height % s or width % s:
+        near = " x ".join(str(s * max(1, round(side / s))) for side in (height, width))
+        raise SizeError(f"frames are {height} x {width}; this base takes multiples of {s}, for example {near}")
 
 
 def layout(vae: AutoencoderKLWan) -> dict[str, Any]:

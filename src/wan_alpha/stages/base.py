@@ -69,6 +69,10 @@ class BaseVAEModule(StageModule):
             psnr = -10 * torch.log10(mse / 4).mean()
             self.log(f"val/{name}/psnr", psnr, batch_size=len(video), sync_dist=True, prog_bar=True)
 
+    @property
+    def base(self) -> AutoencoderKLWan:
+        return self.vae
+
     def trainable(self) -> dict[str, nn.Parameter]:
         return dict(self.vae.named_parameters())
 

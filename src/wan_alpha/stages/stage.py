@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -25,6 +26,11 @@ class StageModule(pl.LightningModule, ABC):
     def __init__(self, optimiser: Optimiser) -> None:
         super().__init__()
         self.optimiser = optimiser
+
+    @property
+    @abstractmethod
+    def base(self) -> AutoencoderKLWan:
+        """The Wan VAE underneath."""
 
     @abstractmethod
     def trainable(self) -> dict[str, nn.Parameter]:

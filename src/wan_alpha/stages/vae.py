@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ..losses.alpha import AlphaVAELoss
@@ -41,6 +42,10 @@ class AlphaVAEModule(StageModule):
         """The reconstruction; what is made of it is the evaluation's business."""
         rgb, alpha = self.vae(batch["rgb"], batch["alpha"], batch["background"])
         return {"rgb": rgb.float(), "alpha": alpha.float()}
+
+    @property
+    def base(self) -> AutoencoderKLWan:
+        return self.vae.base
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return self.vae.adapter_parameters()

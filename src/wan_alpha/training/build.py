@@ -12,7 +12,7 @@ from torch import nn
 
 from ..losses.alpha import AlphaVAELoss
 from ..models.alpha_vae import AdapterSpec, AlphaVAE
-from ..models.base import load_vae
+from ..models.base import check_size, load_vae
 from ..stages.base import BaseVAEModule
 from ..stages.optim import Optimiser, Schedule, adamw
 from ..stages.stage import StageModule
@@ -24,6 +24,7 @@ def build_module(config: RunConfig) -> StageModule:
     """The LightningModule of the configured stage."""
     stages: dict[str, Callable[[RunConfig], StageModule]] = {"base": _base_vae, "vae": _alpha_vae}
     module = stages[config.stage](config)
+    check_size(module.base, config.data.num_frames, config.data.size[0], config.data.size[1])
     if config.trainer.channels_last:
         use_channels_last(module)
     return module

@@ -1,0 +1,158 @@
+"""What a run leaves behind, and what its numbers mean."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from launch import small, train
+from PIL import Image
+
+from wan_alpha import AlphaVAE
+from wan_alpha.training.checkpoints import last_checkpoint
+
+
+def read_csv(run_dir: Path) -> list[dict[str, str]]:
+    with open(run_dir / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def run_dir(wan22: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with everything on: perceptual loss, LPIPS, panels, W&B offline."""
+    where = tmp_path_factory.mktemp("run")
+    extras = ["loss.weights.perceptual=0.1", "callbacks.lpips=bundled", "callbacks.panels=true", "logger=wandb"]
+    train(*small(wan22, clips, where, *extras, "trainer.max_steps=4", "trainer.val_every_n_steps=2"))
+    return where
+
+
+def test_everything_is_there(run_dir: Path) -> None:
+    for name in ("config.json", "environment.json", "metrics.csv", "metrics.json", "table.md"):
+        assert (run_dir / name).stat().st_size > 0, name
+    checkpoints = sorted(f.name for f in (run_dir / "checkpoints").iterdir())
+    assert checkpoints == ["step-00000002.ckpt", "step-00000004.ckpt"]
+    assert {f.name for f in (run_dir / "adapters").iterdir()} == {"adapters.json", "adapters.safetensors"}
+    assert not list(run_dir.rglob("*.tmp"))
+
+
+def test_what_is_needed_to_repeat_it(run_dir: Path) -> None:
+    config = json.loads((run_dir / "config.json").read_text())
+    assert (config["seed"], config["optim"]["lr"], config["data"]["size"]) == (0, 0.01, [16, 16])
+    environment = json.loads((run_dir / "environment.json").read_text())
+    assert environment["packages"]["torch"] == importlib.metadata.version("torch")
+    assert environment["packages"]["diffusers"] == importlib.metadata.version("diffusers")
+    assert environment["seed"] == 0
+    assert len(environment["data"]["train"]) == len(environment["data"]["val"]) == 64
+    assert environment["data"]["train"] != environment["data"]["val"]
+    assert set(environment["git"]) == {"commit", "modified"}
+
+
+def test_checkpoints_hold_what_is_trained_and_not_the_base(run_dir: Path) -> None:
+    checkpoint = last_checkpoint(run_dir)
+    assert checkpoint is not None
+    state = torch.load(checkpoint, weights_only=True)
+    assert {name.split(".")[0] for name in state["state_dict"]} == {"merge", "rgb", "alpha"}
+    numbers = sum(t.numel() for t in state["state_dict"].values())
+    assert checkpoint.stat().st_size < 4.5 * 4 * numbers + 300_000  # weights, average, two moments; no base
+
+
+def test_the_exported_adapters_are_the_average_and_load(run_dir: Path, wan22: Path) -> None:
+    checkpoint = last_checkpoint(run_dir)
+    assert checkpoint is not None
+    callbacks = torch.load(checkpoint, weights_only=True)["callbacks"]
+    average = next(state for name, state in callbacks.items() if "AdapterEMA" in name)["average"]
+    vae = AlphaVAE.from_pretrained(wan22, run_dir)
+    assert all(torch.equal(t, average[name]) for name, t in vae.adapter_state().items())
+
+
+def test_metrics_have_a_row_per_logged_step(run_dir: Path) -> None:
+    rows = read_csv(run_dir)
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]  # steps done
+    assert all(math.isfinite(float(row["train/loss"])) for row in rows)
+    weights = {"l1": 1.0, "perceptual": 0.1, "edge": 1.0}
+    for row in rows:
+        terms = {f"{p}/{k}": float(row[f"train/{p}/{k}"]) for p in ("alpha", "soft", "hard") for k in weights}
+        expected = sum(weights[name.split("/")[1]] * value for name, value in terms.items())
+        assert float(row["train/loss"]) == pytest.approx(expected, rel=1e-5)
+    assert [bool(row["val/alpha/psnr"]) for row in rows] == [False, True, False, True]
+
+
+def test_the_table_compares_with_the_base(run_dir: Path) -> None:
+    table = (run_dir / "table.md").read_text()
+    for row in ("ours", "ceiling", "floor"):
+        assert f"| {row}" in table
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    assert metrics["step"] == 4
+    assert metrics["mean"]["ceiling"]["alpha/psnr"] > metrics["mean"]["floor"]["alpha/psnr"]
+    last = read_csv(run_dir)[-1]
+    assert float(last["val/alpha/psnr"]) == pytest.approx(metrics["mean"]["ours"]["alpha/psnr"])
+    assert len(metrics["clips"]) == 2  # the held-out clips, each by name
+
+
+def test_the_fresh_model_is_the_base_s_own_rgb(wan22: Path, clips: Path, tmp_path: Path) -> None:
+    """Before anything is learned, hard renders are as good as the ceiling's: the merge block starts exactly there."""
+    train(*small(wan22, clips, tmp_path, "trainer.max_steps=1", "trainer.val_every_n_steps=1", "optim.lr=1e-12"))
+    means = json.loads((tmp_path / "metrics.json").read_text())["mean"]
+    assert means["ours"]["alpha/psnr"] != means["ceiling"]["alpha/psnr"]
+    floor = {name: value for name, value in means["floor"].items() if name.startswith("hard")}
+    for name, value in floor.items():
+        assert means["ceiling"][name] == pytest.approx(value, rel=1e-6)
+
+
+def test_panels_are_pictures_and_loop(run_dir: Path) -> None:
+    for step in (2, 4):
+        stem = run_dir / "panels" / f"step-{step:08d}"
+        with Image.open(stem.with_suffix(".png")) as png, Image.open(stem.with_suffix(".webp")) as webp:
+            assert png.size[0] > 5 * 16
+            assert webp.n_frames == 5
+            assert webp.info["loop"] == 0
+
+
+def test_wandb_has_the_films(run_dir: Path) -> None:
+    offline = list(run_dir.glob("wandb/offline-run-*"))
+    assert len(offline) == 1
+    assert list(offline[0].glob("run-*.wandb"))
+    films = list(offline[0].glob("files/media/videos/*.mp4"))
+    assert len(films) == 2 * 2  # two validations of two clips
+    assert all(film.read_bytes()[4:8] == b"ftyp" for film in films)
+
+
+def first_row(run_dir: Path) -> dict[str, float]:
+    return {k: float(v) for k, v in read_csv(run_dir)[0].items() if v}
+
+
+def test_accumulated_batches_are_one_larger_batch(wan22: Path, clips: Path, tmp_path: Path) -> None:
+    once = ["trainer.max_steps=1", "trainer.val_every_n_steps=0", "trainer.gradient_clip_val=0"]
+    train(*small(wan22, clips, tmp_path / "one", *once, "data.batch_size=4"))
+    train(*small(wan22, clips, tmp_path / "two", *once, "data.batch_size=2", "trainer.accumulate_grad_batches=2"))
+    one, two = first_row(tmp_path / "one"), first_row(tmp_path / "two")
+    for name in one.keys() - {"train/frames_per_second"}:
+        assert two[name] == pytest.approx(one[name], rel=1e-5), name
+    states = [torch.load(tmp_path / n / "checkpoints" / "step-00000001.ckpt", weights_only=True) for n in ("one", "two")]
+    moments = [state["optimizer_states"][0]["state"] for state in states]
+    for a, b in zip(moments[0].values(), moments[1].values(), strict=True):  # Adam's first moment is 0.1 gradient
+        torch.testing.assert_close(b["exp_avg"], a["exp_avg"], rtol=1e-3, atol=1e-8)
+
+
+def test_stage_base_makes_a_base_that_stage_vae_takes(clips: Path, tmp_path: Path) -> None:
+    architecture = [
+        "model.architecture.base_dim=8",
+        "model.architecture.z_dim=4",
+        "model.architecture.latents_mean=[0,0,0,0]",
+        "model.architecture.latents_std=[1,1,1,1]",
+    ]
+    removed = ("model.lora", "loss.", "base=", "base.path")
+    command = [part for part in small(tmp_path, clips, tmp_path / "base") if not part.startswith(removed)]
+    train("stage=base", *command, *architecture, "trainer.max_steps=2", "trainer.val_every_n_steps=2")
+    vae = AlphaVAE.from_pretrained(tmp_path / "base" / "base")
+    std = vae.latents_std.flatten()
+    assert len(std) == 4
+    assert (std != 1).all()  # measured
+    rows = read_csv(tmp_path / "base")
+    assert float(rows[-1]["val/alpha/psnr"]) > 0
+    train(*small(tmp_path / "base" / "base", clips, tmp_path / "vae", "trainer.max_steps=1"))
