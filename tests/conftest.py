@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from small_world import random_base, write_clips
+
+# A busy machine is no failure.
+settings.register_profile("here", deadline=None)
+settings.load_profile("here")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:

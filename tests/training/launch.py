@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import Callback
 
 from wan_alpha.training import checkpoints, run
 from wan_alpha.training.config import RunConfig
-from wan_alpha.training.entry import checked
+from wan_alpha.training.entry import checked, run_command
 from wan_alpha.training.identity import register_resolver
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +76,7 @@ def doomed(moment: str, step: int, *overrides: str) -> int:
 def _child(moment: str, step: int, overrides: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     MOMENTS[moment](step)
-    train(*overrides)
+    run_command(lambda: train(*overrides))
 
 
 def die() -> None:

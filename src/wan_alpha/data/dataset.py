@@ -6,7 +6,7 @@ processes, ranks and interruptions have no part in it.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,12 @@ from wan_alpha.data.errors import AlphaError, DataError, MediaError
 from wan_alpha.data.order import locate
 from wan_alpha.data.resize import Frames, resize_rgba
 from wan_alpha.data.source import ClipSource
+from wan_alpha.data.windows import WindowPath, draw_path, integer_windows, slide
 from wan_alpha.rendering import COLOURS
+
+Stills = Literal["smooth", "integer", "static"]
+
+_STILL_STREAM = 2  # keeps the integer windows apart from the samples' other random numbers
 
 MAX_REPLACEMENTS = 16
 """After so many unreadable clips in a row the data set counts as lost."""
@@ -61,6 +66,7 @@ class _Draws(NamedTuple):
     windows: npt.NDArray[np.float64]  # (CROP_TRIES, 2): vertical, horizontal
     background: int
     canvas: int
+    path: WindowPath | None  # of a still that becomes a clip
 
 
 class ClipDataset(Dataset[Sample]):
@@ -85,6 +91,8 @@ class ClipDataset(Dataset[Sample]):
         frame_stride: take every so-manyth frame.
         augment: see above.
         scale: range of the zoom, at least 1: at 2 a random window of half the height and width is taken.
+        stills: what `augment` makes of clips of one frame: a window that slides "smooth"ly, the authors' "integer"
+            steps (windows of exactly `size`), or a "static" clip.
 
     Raises:
         ValueError: an argument is out of range.
@@ -100,6 +108,7 @@ class ClipDataset(Dataset[Sample]):
         frame_stride: int = 1,
         augment: bool = True,
         scale: tuple[float, float] = (1.0, 1.0),
+        stills: Stills = "smooth",
     ) -> None:
         height, width = (size, size) if isinstance(size, int) else size
         if num_frames < 1 or frame_stride < 1 or min(height, width) < 1:
@@ -112,7 +121,7 @@ class ClipDataset(Dataset[Sample]):
         if not len(source):
             raise DataError("the source holds no clips")
         self.source, self.num_frames, self.size, self.seed = source, num_frames, (height, width), seed
-        self.frame_stride, self.augment, self.scale = frame_stride, augment, scale
+        self.frame_stride, self.augment, self.scale, self.stills = frame_stride, augment, scale, stills
 
     def __len__(self) -> int:
         """Clips of one epoch; larger sample numbers are valid too."""
@@ -121,8 +130,12 @@ class ClipDataset(Dataset[Sample]):
     def __getitem__(self, n: int) -> Sample:
         draws = self._draw(n)
         index, frames, problem = self._read(n, draws.start)
-        rgba = resize_rgba(self._crop(frames, draws), self.size).permute(1, 0, 2, 3)
         clip = self.source.clips[index]
+        if draws.path is not None and clip.num_frames == 1 < self.num_frames:
+            rgba = self._slide(frames[0], draws, n)
+        else:
+            rgba = resize_rgba(self._crop(frames, draws), self.size)
+        rgba = rgba.permute(1, 0, 2, 3)
         return Sample(
             rgb=(rgba[:3] * 2 - 1).contiguous(),
             alpha=rgba[3:].contiguous(),
@@ -138,9 +151,11 @@ class ClipDataset(Dataset[Sample]):
         rng = np.random.default_rng((self.seed, n))
         background, canvas = (int(colour) for colour in rng.integers(len(COLOURS), size=2))
         if not self.augment:
-            return _Draws(0.5, False, 1.0, np.full((1, 2), 0.5), background, canvas)
+            return _Draws(0.5, False, 1.0, np.full((1, 2), 0.5), background, canvas, None)
         start, flip, zoom = rng.random(), bool(rng.integers(2)), rng.uniform(*self.scale)
-        return _Draws(start, flip, zoom, rng.random((CROP_TRIES, 2)), background, canvas)
+        windows = rng.random((CROP_TRIES, 2))
+        path = None if self.stills == "static" else draw_path(rng, self.scale)
+        return _Draws(start, flip, zoom, windows, background, canvas, path)
 
     def _read(self, n: int, start: float) -> tuple[int, Frames, str]:
         """(clip index, frames, problem) of the first readable clip from place `n` of the order on."""
@@ -162,6 +177,15 @@ class ClipDataset(Dataset[Sample]):
         if np.all(np.diff(positions) == self.frame_stride):
             return self.source.read(index, first, len(positions), self.frame_stride)
         return self.source.read(index, first, last - first + 1)[positions - first]
+
+    def _slide(self, still: Frames, draws: _Draws, n: int) -> Tensor:
+        """A moving window over a still, float32 (T, 4, height, width) as `resize_rgba` gives it."""
+        still = still[:, ::-1] if draws.flip else still
+        if self.stills == "integer":
+            rng = np.random.default_rng((self.seed, n, _STILL_STREAM))
+            return resize_rgba(integer_windows(rng, still, self.num_frames, self.size), self.size)
+        assert draws.path is not None
+        return slide(still, draws.path.boxes(self.num_frames, still.shape[:2], self.size), self.size)
 
     def _crop(self, frames: Frames, draws: _Draws) -> Frames:
         """The window of the picture that becomes the sample: cover `size`, zoomed; flipped if so drawn."""

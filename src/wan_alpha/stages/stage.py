@@ -26,6 +26,7 @@ class StageModule(pl.LightningModule, ABC):
     def __init__(self, optimiser: Optimiser) -> None:
         super().__init__()
         self.optimiser = optimiser
+        self._unlogged: list[Tensor] = []
 
     @property
     @abstractmethod
@@ -41,11 +42,19 @@ class StageModule(pl.LightningModule, ABC):
         """Write the current weights in the form that users load."""
 
     def log_step(self, values: Mapping[str, Tensor]) -> None:
-        """Log scalars of this step as `train/NAME`, averaged over ranks in one small reduction."""
-        stacked = torch.stack([value.detach().float() for value in values.values()])
+        """Log scalars of an optimiser step as `train/NAME`: means over its accumulated batches and its ranks.
+
+        One small reduction.  The row is numbered by the steps done.
+        """
+        self._unlogged.append(torch.stack([value.detach().float() for value in values.values()]))
+        if self.trainer.fit_loop._should_accumulate():
+            return
+        stacked = torch.stack(self._unlogged).mean(0)
+        self._unlogged.clear()
         if self.trainer.world_size > 1:
             stacked = self.trainer.strategy.reduce(stacked, reduce_op="mean")
         self.log_dict({f"train/{name}": value for name, value in zip(values, stacked, strict=True)})
+        self.log("step", float(self.global_step + 1))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return self.optimiser(self.trainable().values())

@@ -12,9 +12,6 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from ..stages.stage import StageModule
-from .guards import check_finite_weights
-
 CHECKPOINT_DIR = "checkpoints"
 
 
@@ -63,7 +60,11 @@ def last_checkpoint(run_dir: str | Path) -> Path | None:
 
 
 class PeriodicCheckpoint(Callback):
-    """Save every N optimiser steps and at the end; keep the last `keep`."""
+    """Save every N optimiser steps; keep the last `keep`.
+
+    The checkpoint of the last step is written when all else is done: a run that dies in its last validation or in its
+    export does that part again.
+    """
 
     def __init__(self, run_dir: str | Path, every_n_steps: int, keep: int) -> None:
         self.directory = Path(run_dir) / CHECKPOINT_DIR
@@ -71,8 +72,12 @@ class PeriodicCheckpoint(Callback):
         self.keep = keep
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        step = trainer.global_step
         at_step_end = not trainer.fit_loop._should_accumulate()
-        if at_step_end and trainer.global_step % self.every_n_steps == 0:
+        if at_step_end and step % self.every_n_steps == 0 and step != trainer.max_steps:
+            # Lightning logs a step after this hook; what is not in metrics.csv when the checkpoint is written would be
+            # lost if the run were killed in between.
+            trainer._logger_connector.update_train_step_metrics()
             self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -81,11 +86,6 @@ class PeriodicCheckpoint(Callback):
     def save(self, trainer: pl.Trainer) -> None:
         """Write `step-NNNNNNNN.ckpt`, then remove the oldest ones."""
         path = self.directory / f"step-{trainer.global_step:08d}.ckpt"
-        if path.exists():
-            return
-        module = trainer.lightning_module
-        assert isinstance(module, StageModule)
-        check_finite_weights(module, trainer.global_step)
         trainer.save_checkpoint(path, weights_only=False)
         if trainer.is_global_zero:
             for old in sorted(self.directory.glob("step-*.ckpt"))[: -self.keep]:

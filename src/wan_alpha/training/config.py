@@ -42,6 +42,7 @@ class DataConfig:
     batch_size: Count  # per device
     frame_stride: Count  # 1 takes every frame, 2 every second
     zoom: list[Positive]  # range of the random crop: 2 shows half of the picture's sides
+    stills: Literal["smooth", "integer", "static"]  # how a single picture becomes a clip
     colours: Literal["sample", "batch"]  # background colours: one per sample, or one for the whole batch
     num_workers: Natural
     max_corrupt_share: Share  # of samples that may fail before the run stops

@@ -56,6 +56,7 @@ class ClipDataModule(pl.LightningDataModule):
             frame_stride=self.config.frame_stride,
             augment=augment,
             scale=(self.config.zoom[0], self.config.zoom[1]) if augment else (1.0, 1.0),
+            stills=self.config.stills,
         )
 
     def _loader(self, dataset: Any, **options: Any) -> DataLoader:

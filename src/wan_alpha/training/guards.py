@@ -32,6 +32,7 @@ class StopOnNonFinite(Callback):
     def __init__(self) -> None:
         self.keys: list[str] = []
         self.pending: tuple[int, torch.Tensor, list[str]] | None = None
+        self.copied: torch.Event | None = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: dict, *_: Any) -> None:
         self.keys = batch["key"]
@@ -40,9 +41,21 @@ class StopOnNonFinite(Callback):
         if loss.device.type == "cpu":
             self._check(trainer.global_step, loss, self.keys)
             return
-        if self.pending is not None:
-            self._check(*self.pending)
+        self._check_pending()
         self.pending = (trainer.global_step, loss.detach().to("cpu", non_blocking=True), self.keys)
+        self.copied = torch.Event(loss.device)
+        self.copied.record()
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
+        self._check_pending()
+        assert isinstance(pl_module, StageModule)
+        check_finite_weights(pl_module, trainer.global_step)
+
+    def _check_pending(self) -> None:
+        if self.pending is not None and self.copied is not None:
+            self.copied.synchronize()  # of the step before: it has nearly always happened
+            self._check(*self.pending)
+            self.pending = None
 
     @staticmethod
     def _check(step: int, loss: torch.Tensor, keys: list[str]) -> None:
@@ -93,3 +106,9 @@ class ReportUnreadable(Callback):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.seen, self.failed = state_dict["seen"], state_dict["failed"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget what was listed after the step from which a run continues: it will be met again."""
+        if self.file.exists():
+            lines = self.file.read_text().splitlines(keepends=True)
+            self.file.write_text("".join(line for line in lines if json.loads(line)["step"] < trainer.global_step))

@@ -36,7 +36,7 @@ class StepProgress(ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self.started, self.first_step = time.perf_counter(), trainer.global_step
-        self.paused = 0.0
+        self.paused, self.last_step = 0.0, self.first_step
         if self.enabled and self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("[bold]train"),
@@ -59,6 +59,9 @@ class StepProgress(ProgressBar):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         step = trainer.global_step
+        if step == self.last_step:  # inside an accumulation
+            return
+        self.last_step = step
         if self.bar is not None:
             self.bar.update(self.task, completed=step)
         if not self.enabled or (step % self.every_n_steps and step != trainer.max_steps):

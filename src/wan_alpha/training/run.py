@@ -47,15 +47,16 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
     manifests = {"train": data.train_source.manifest_hash, "val": data.val_source.manifest_hash}
     identity = tree | {"global batch": config.data.batch_size * count_ranks(config), "data manifest": manifests}
     checkpoint = find_checkpoint(config.ckpt_path, run_dir)
-    if checkpoint is None:
-        set_aside_checkpoints(run_dir)
-    else:
-        check_same_run(checkpoint, identity)
+    first_step = 0 if checkpoint is None else check_same_run(checkpoint, identity)
+    set_aside_checkpoints(run_dir, first_step)
     module = build_module(config)
     write_json(run_dir / "config.json", tree)
     write_json(run_dir / "environment.json", describe_environment() | {"seed": config.seed, "data": manifests})
-    trainer = build_trainer(config, identity, checkpoint)
-    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    trainer = build_trainer(config, identity, first_step)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from None
     CONSOLE.print(f"[green]done[/green]: {run_dir}")
 
 
@@ -74,13 +75,15 @@ def find_checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:
     return path
 
 
-def set_aside_checkpoints(run_dir: Path) -> None:
-    """A run that starts anew must not meet the checkpoints of the one before; nothing is deleted."""
-    old = run_dir / CHECKPOINT_DIR
-    if old.exists():
+def set_aside_checkpoints(run_dir: Path, after: int) -> None:
+    """A run must not meet checkpoints of steps it has not reached: they are of an earlier run; nothing is deleted."""
+    later = [p for p in (run_dir / CHECKPOINT_DIR).glob("step-*.ckpt") if int(p.stem.split("-")[-1]) > after]
+    if later:
         aside = next(p for n in count(1) if not (p := run_dir / f"{CHECKPOINT_DIR}-before-{n}").exists())
-        old.rename(aside)
-        CONSOLE.print(f"starting anew; earlier checkpoints are in {aside}")
+        aside.mkdir()
+        for path in later:
+            path.rename(aside / path.name)
+        CONSOLE.print(f"starting at step {after}; checkpoints of later steps are now in {aside}")
 
 
 def count_ranks(config: RunConfig) -> int:
@@ -90,9 +93,10 @@ def count_ranks(config: RunConfig) -> int:
     return per_node * config.trainer.num_nodes
 
 
-def check_same_run(checkpoint: Path, identity: dict[str, Any]) -> None:
-    """Refuse a checkpoint that another configuration or other data made, and name the keys that differ."""
-    saved = AtomicCheckpointIO().load_checkpoint(checkpoint).get("run_config")
+def check_same_run(checkpoint: Path, identity: dict[str, Any]) -> int:
+    """The step of a checkpoint; refuse one that another configuration or other data made, and name what differs."""
+    state = AtomicCheckpointIO().load_checkpoint(checkpoint)
+    saved = state.get("run_config")
     differing = differing_keys(saved, identity) if saved else []
     if differing:
         raise CheckpointError(
@@ -100,6 +104,7 @@ def check_same_run(checkpoint: Path, identity: dict[str, Any]) -> None:
             + "\n  ".join(differing)
             + "\nSet these keys back, choose another run_dir, or start anew with ckpt_path=null"
         )
+    return int(state["global_step"])
 
 
 class _KeepConfig(Callback):
@@ -112,7 +117,7 @@ class _KeepConfig(Callback):
         checkpoint["run_config"] = self.tree
 
 
-def build_trainer(config: RunConfig, tree: dict[str, Any], checkpoint: Path | None) -> pl.Trainer:
+def build_trainer(config: RunConfig, tree: dict[str, Any], first_step: int) -> pl.Trainer:
     """Lightning's Trainer with this project's callbacks and loggers."""
     t, run_dir = config.trainer, Path(config.run_dir)
     validating = t.val_every_n_steps > 0
@@ -137,13 +142,13 @@ def build_trainer(config: RunConfig, tree: dict[str, Any], checkpoint: Path | No
         enable_model_summary=False,
         enable_progress_bar=config.callbacks.progress,
         plugins=[AtomicCheckpointIO()],
-        logger=build_loggers(config, tree, checkpoint),
+        logger=build_loggers(config, tree, first_step),
         callbacks=build_callbacks(config, tree),
     )
 
 
 def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
-    """In the order in which they act after a step: average, save; validation reads the average."""
+    """In the order in which they act after a step: average, measure, export; a checkpoint holds all of it."""
     t, run_dir = config.trainer, Path(config.run_dir)
     ema = AdapterEMA(config.optim.ema_decay)
     callbacks: list[Callback] = [
@@ -151,21 +156,21 @@ def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
         ReportUnreadable(run_dir, config.data.max_corrupt_share),
         ema,
         _KeepConfig(tree),
-        PeriodicCheckpoint(run_dir, t.checkpoint_every_n_steps, t.keep_checkpoints),
-        Export(run_dir, ema, getattr(torch, config.callbacks.export_dtype)),
     ]
     if config.stage == "vae" and t.val_every_n_steps:
         callbacks.append(ReconstructionValidation(run_dir, config.callbacks))
     if config.callbacks.progress:
         frames = config.data.batch_size * config.data.num_frames * t.accumulate_grad_batches * count_ranks(config)
         callbacks.append(StepProgress(frames, t.log_every_n_steps))
+    callbacks.append(Export(run_dir, ema, getattr(torch, config.callbacks.export_dtype)))
+    callbacks.append(PeriodicCheckpoint(run_dir, t.checkpoint_every_n_steps, t.keep_checkpoints))
     return callbacks
 
 
-def build_loggers(config: RunConfig, tree: dict[str, Any], checkpoint: Path | None) -> list[Logger]:
+def build_loggers(config: RunConfig, tree: dict[str, Any], first_step: int) -> list[Logger]:
     """metrics.csv always; Weights & Biases as configured."""
     table = MetricsCSV(config.run_dir)
-    table.continue_from(int(checkpoint.stem.split("-")[-1]) if checkpoint else -1)
+    table.continue_from(first_step)
     loggers: list[Logger] = [table]
     wandb = config.logger.wandb
     if wandb.mode != "disabled":
