@@ -11,9 +11,10 @@ register_resolver()
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
+    config, tree = checked(cfg)
     from wan_alpha.training.run import train  # after the check: a typo should not wait for the imports
 
-    train(*checked(cfg))
+    train(config, tree)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ def doomed(moment: str, step: int, *overrides: str) -> int:
 
 def _child(moment: str, step: int, overrides: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests without it
     MOMENTS[moment](step)
     run_command(lambda: train(*overrides))
 

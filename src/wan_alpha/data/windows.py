@@ -1,8 +1,8 @@
 """Sliding windows: a still picture becomes a clip, as if a camera moved over it (Wan-Alpha, section on data).
 
 A `WindowPath` says where the window lies in each frame; `slide` cuts it out, smooth to fractions of a pixel.
-`integer_windows` is the authors' form: whole pixels, constant speed, one of the three directions that lead away from the
-quadrant where it starts.
+`integer_windows` is the authors' form: whole pixels, constant speed, one of the three directions that lead away from
+the quadrant where it starts.
 """
 
 from __future__ import annotations

@@ -68,6 +68,7 @@ class BaseVAEModule(StageModule):
             mse = (decode_clip(self.vae, z).float().clamp(-1, 1) - video).square().flatten(1).mean(1)
             psnr = -10 * torch.log10(mse / 4).mean()
             self.log(f"val/{name}/psnr", psnr, batch_size=len(video), sync_dist=True, prog_bar=True)
+        self.log("step", float(self.global_step), reduce_fx="max")
 
     @property
     def base(self) -> AutoencoderKLWan:

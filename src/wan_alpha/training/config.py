@@ -6,17 +6,18 @@ range are refused before anything is loaded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
-from pydantic import ConfigDict
+from annotated_types import Ge, Gt, Le, Len
+from pydantic import ConfigDict, Field
 
 Count = Annotated[int, Ge(1)]
 Natural = Annotated[int, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
+Zoom = Annotated[float, Ge(1)]
 
 STRICT = ConfigDict(extra="forbid", strict=False)
 
@@ -38,10 +39,10 @@ class DataConfig:
     kind: Literal["shards", "clips"]  # webdataset tars, or a folder of RGBA clips
     root: str
     num_frames: Count  # T = 1 + 4k
-    size: list[Count]  # height, width in pixels
+    size: Annotated[list[Count], Len(2, 2)]  # height, width in pixels
     batch_size: Count  # per device
     frame_stride: Count  # 1 takes every frame, 2 every second
-    zoom: list[Positive]  # range of the random crop: 2 shows half of the picture's sides
+    zoom: Annotated[list[Zoom], Len(2, 2)]  # range of the random crop: 2 shows half of the picture's sides
     stills: Literal["smooth", "integer", "static"]  # how a single picture becomes a clip
     colours: Literal["sample", "batch"]  # background colours: one per sample, or one for the whole batch
     num_workers: Natural
@@ -80,7 +81,7 @@ class OptimConfig:
 
     __pydantic_config__ = STRICT
     lr: Positive
-    betas: list[Share]
+    betas: Annotated[list[Share], Len(2, 2)]
     weight_decay: NonNegative
     warmup_steps: Natural
     decay_share: Share  # the last part of max_steps over which the rate falls linearly to zero
@@ -194,7 +195,7 @@ class RunConfig:
     data: DataConfig
     trainer: TrainerConfig
     optim: OptimConfig
-    model: Annotated[AlphaVAEConfig | BaseVAEConfig, field()]
+    model: Annotated[AlphaVAEConfig | BaseVAEConfig, Field(discriminator="kind")]
     loss: LossConfig | None
     logger: LoggerConfig
     callbacks: CallbacksConfig

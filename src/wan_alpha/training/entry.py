@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -35,38 +37,56 @@ def checked(cfg: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
     """
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         cfg.run_dir = HydraConfig.get().runtime.output_dir  # each job of a sweep has a directory of its own
-    tree = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise ConfigError("\n".join(f"{key} has no value: give it on the command line, {key}=..." for key in missing))
+    tree = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     try:
         return TypeAdapter(RunConfig).validate_python(tree), tree
     except ValidationError as error:
-        raise ConfigError("\n".join(_sentence(e) for e in error.errors())) from None
+        raise ConfigError("\n".join(_sentence(e, tree) for e in error.errors())) from None
 
 
-def _sentence(error: Any) -> str:
-    # A union's branch adds its class name to the location: it is no key.
-    location = [str(part) for part in error["loc"] if not str(part)[:1].isupper()]
+def _sentence(error: Any, tree: dict[str, Any]) -> str:
+    location, value = _location(error["loc"], tree), error["input"]
+    if error["type"] == "union_tag_invalid":
+        location, value = [*location, "kind"], error["ctx"]["tag"]
     key = ".".join(location)
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{key}: no such key, in {_origin(location)}.{_nearest(key)}"
-    return f"{key}={error['input']!r}: {error['msg'].lower()}, in {_origin(location)}"
+    if error["type"] == "missing":
+        return f"{key} has no value: give it on the command line, {key}=..."
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden") or error["loc"][-1] == "[key]":
+        return f"{key}: no such key, {_origin(location)}.{_nearest(key)}"
+    return f"{key}={value!r}: {error['msg'][:1].lower()}{error['msg'][1:]}, {_origin(location)}"
+
+
+def _location(loc: tuple[int | str, ...], tree: dict[str, Any]) -> list[str]:
+    """Where an error is, in keys; pydantic also names the branch of a union that it took, and marks keys of a dict."""
+    location, node = [], cast(Any, tree)
+    for number, part in enumerate(loc):
+        known = isinstance(part, int) or (isinstance(node, dict) and part in node)
+        if (not known and number < len(loc) - 1) or part == "[key]":
+            continue
+        location.append(str(part))
+        node = node[part] if known and node is not None else None
+    return location
 
 
 def _origin(location: list[str]) -> str:
     """The configuration file that sets a key, as far as the composition tells; else the command line."""
     if not HydraConfig.initialized():
-        return "the configuration"
+        return "in the configuration"
     runtime = HydraConfig.get().runtime
     overrides = list(HydraConfig.get().overrides.task)
-    if any(o.lstrip("+~").split("=")[0] == ".".join(location) for o in overrides):
-        return "the command line"
+    given = [o.lstrip("+~").split("=")[0] for o in overrides]
+    if any(f"{'.'.join(location)}.".startswith(f"{key}.") for key in given if key not in runtime.choices):
+        return "on the command line"
     root = next(Path(s.path) for s in runtime.config_sources if s.provider == "main")
     choices = [(g, n) for g, n in runtime.choices.items() if n and not g.startswith("hydra")]
     files = [(root / group / f"{name}.yaml", group) for group, name in choices] + [(root / "train.yaml", "")]
     # The experiment and debug files come last in the composition and win.
     for file, group in sorted(files, key=lambda f: f[1] not in ("local", "debug", "experiment")):
         if file.exists() and _sets(file, group, location):
-            return str(file.resolve().relative_to(root.resolve().parent))
-    return "the configuration"
+            return f"in {file.resolve().relative_to(root.resolve().parent)}"
+    return "in the configuration"
 
 
 def _sets(file: Path, group: str, location: list[str]) -> bool:
@@ -87,6 +107,8 @@ def valid_keys(schema: type = RunConfig, prefix: str = "") -> Iterator[str]:
         key = f"{prefix}{item.name}"
         yield key
         hint = hints[item.name]
+        if get_origin(hint) is dict:
+            yield from (f"{key}.{name}" for name in get_args(get_args(hint)[0]))
         for candidate in (hint, *get_args(hint), *(a for b in get_args(hint) for a in get_args(b))):
             if isinstance(candidate, type) and is_dataclass(candidate):
                 yield from valid_keys(candidate, f"{key}.")
@@ -103,6 +125,7 @@ def _nearest(key: str) -> str:
 def run_command(main: Callable[[], None]) -> None:
     """Run a Hydra entry point; expected failures end in a sentence and exit code 1, others in a traceback."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print and exit by itself, without our sentence
+    _quieten()
     try:
         main()
     except KeyboardInterrupt:
@@ -115,14 +138,25 @@ def run_command(main: Callable[[], None]) -> None:
         raise
 
 
+def _quieten() -> None:
+    """Leave out what Lightning tells those who write Lightning code: a run speaks for itself."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        r"Found \d+ module\(s\) in eval mode",  # the frozen base
+        r"Consider setting `persistent_workers=True`",  # an epoch never ends
+        r"The '\w+' does not have many workers",
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def _composition_sentence(error: Exception) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
-    found = re.search(r"Could not override '([^']+)'", text) or re.search(r"Missing mandatory value: (\S+)", text)
+    found = re.search(r"Could not override '([^']+)'", text)
     if found is None:
         return str(error)
     key = found.group(1)
-    if "Missing mandatory" in text:
-        return f"{key} has no value: give it on the command line, {key}=..."
     return f"{key}: no such key, on the command line.{_nearest(key)}"
 
 

@@ -193,5 +193,5 @@ def report_data(data: ClipDataModule) -> None:
     train, val = data.train_source, data.val_source
     frames = sum(clip.num_frames for clip in train.clips)
     CONSOLE.print(f"data: {len(train)} training clips ({frames} frames), {len(val)} held out")
-    for problem in [*train.problems, *val.problems]:
+    for problem in dict.fromkeys([*train.problems, *val.problems]):  # both splits are read from one place
         log.warning("left out: %s", problem)

@@ -1,0 +1,217 @@
+"""The configuration tree and its schema say the same, every experiment composes and runs, and mistakes are explained."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from wan_alpha.training import run
+from wan_alpha.training.entry import ConfigError, checked, valid_keys
+from wan_alpha.training.identity import is_free, register_resolver
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+GROUPS = ["base", "callbacks", "data", "logger", "stage", "trainer"]
+OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
+EXPERIMENTS = sorted(file.stem for file in (ROOT / "experiments").glob("*.yaml"))
+# What has no value until the user gives one.
+GIVEN = ["base.path=BASE", "data.root=CLIPS"]
+
+
+def compose(*overrides: str) -> DictConfig:
+    register_resolver()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose("train", list(overrides))
+
+
+def leaves(tree: Any, prefix: str = "") -> set[str]:
+    """Dotted keys of a tree, those of inner nodes included."""
+    found: set[str] = set()
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        found |= {f"{prefix}{key}"} | leaves(value, f"{prefix}{key}.")
+    return found
+
+
+def keys(cfg: DictConfig) -> set[str]:
+    free_form = "model.architecture."  # goes to diffusers as it is
+    return {key for key in leaves(OmegaConf.to_container(cfg)) if not key.startswith(free_form)}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_of_every_group_is_valid(group: str, option: str) -> None:
+    config, tree = checked(compose(f"{group}={option}", *GIVEN))
+    assert tree[group if group != "stage" else "stage"] is not None
+    assert config.run_dir.startswith("runs/")
+
+
+def test_files_and_schema_have_the_same_keys() -> None:
+    schema = set(valid_keys())
+    reachable: set[str] = set()
+    for group, option in OPTIONS:
+        found = keys(compose(f"{group}={option}"))
+        assert found <= schema, f"{group}={option}"
+        reachable |= found
+    assert reachable == schema
+
+
+@pytest.mark.parametrize("debug", [file.stem for file in sorted((CONF / "debug").glob("*.yaml"))])
+def test_debug_options(debug: str) -> None:
+    config, _ = checked(compose(f"debug={debug}", *GIVEN))
+    assert config.trainer.max_steps <= 5
+    assert config.ckpt_path is None
+
+
+@pytest.mark.parametrize("group", ["data=clips", "data=shards", "base=path"])
+def test_what_only_the_user_knows_has_no_silent_default(group: str) -> None:
+    with pytest.raises(ConfigError, match=r"^(data.root|base.path) has no value: give it on the command line, "):
+        checked(compose(group))
+    with pytest.raises(MissingMandatoryValue):
+        _ = compose(group)[group.split("=")[0]]["root" if "data" in group else "path"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_says_what_and_how_and_is_valid(name: str) -> None:
+    text = (ROOT / "experiments" / f"{name}.yaml").read_text()
+    assert text.startswith("# @package _global_\n# ")
+    assert "python train.py " in text
+    assert f"experiment={name}" in text
+    config, _ = checked(compose(f"experiment={name}", *GIVEN))
+    assert config.stage in ("base", "vae")
+
+
+SMALL = [
+    "base=path",
+    "data=clips",
+    "data.size=[16,16]",
+    "data.num_frames=5",
+    "data.batch_size=1",
+    "data.num_workers=0",
+    "data.val_clips=1",
+    "trainer=cpu",
+    "trainer.devices=1",
+    "trainer.strategy=auto",
+    "trainer.precision=32-true",
+    "trainer.accumulate_grad_batches=1",
+    "trainer.threads=1",
+    "trainer.max_steps=2",
+    "trainer.val_every_n_steps=2",
+    "callbacks.progress=false",
+]
+SMALL_STAGE = {
+    "base": ["model.init_from=null", "model.architecture.base_dim=8"],
+    "vae": ["model.lora.rank=2", "loss.perceptual.weights=bundled", "callbacks.lpips=null", "callbacks.panels=false"],
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs(name: str, wan22: Path, clips: Path, tmp_path: Path) -> None:
+    """Two steps and a validation, with a small base and small clips in place of its own."""
+    stage = checked(compose(f"experiment={name}", *GIVEN))[0].stage
+    places = [f"base.path={wan22}", f"data.root={clips}", f"run_dir={tmp_path}"]
+    run.train(*checked(compose(f"experiment={name}", *SMALL, *SMALL_STAGE[stage], *places)))
+    assert (tmp_path / {"vae": "adapters", "base": "base"}[stage]).is_dir()
+    assert "val/alpha/psnr" in (tmp_path / "metrics.csv").read_text()
+
+
+def test_the_default_run_directory_follows_from_what_is_run() -> None:
+    def run_dir(*overrides: str) -> str:
+        return checked(compose(*overrides))[0].run_dir
+
+    default = run_dir()
+    assert default.startswith("runs/vae-tiny-")
+    assert run_dir("trainer.max_steps=7", "data.num_workers=3", "trainer.devices=2") == default
+    changes = ["optim.lr=0.5", "seed=1", "model.lora.rank=3", "loss.weights.edge=0", "data.batch_size=1"]
+    assert len({default, *(run_dir(change) for change in changes)}) == 1 + len(changes)
+
+
+def test_keys_that_are_free_on_resume_exist() -> None:
+    from wan_alpha.training.identity import FREE
+
+    assert set(FREE) <= set(valid_keys())
+    assert is_free("logger.wandb.mode")
+    assert not is_free("optim.lr")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lr=fast", "optim.lr='fast': input should be a valid number"),
+        ("trainer.max_steps=0", "trainer.max_steps=0: input should be greater than or equal to 1"),
+        ("trainer.max_steps=1.5", "trainer.max_steps=1.5: input should be a valid integer"),
+        ("data.max_corrupt_share=2", "data.max_corrupt_share=2: input should be less than or equal to 1"),
+        ("data.size=[16]", r"data.size=\[16\]: list should have at least 2 items"),
+        ("data.size=[0,16]", "data.size.0=0: input should be greater than or equal to 1"),
+        ("data.zoom=[0.5,1]", "data.zoom.0=0.5: input should be greater than or equal to 1"),
+        ("model.merge.init=zero", "model.merge.init='zero': input should be 'base' or 'random'"),
+        ("loss.render=hard", "loss.render='hard': input should be 'none', 'soft' or 'soft_hard'"),
+        ("model.kind=foo", "model.kind='foo': input tag 'foo' .* 'alpha_vae', 'base_vae'"),
+        ("+model.lorra=1", "model.lorra: no such key, .* Did you mean model.lora?"),
+        ("+loss.weights.l2=1", "loss.weights.l2: no such key, .* Did you mean loss.weights.l1?"),
+        ("+trainer.max_step=1", "trainer.max_step: no such key, .* Did you mean trainer.max_steps?"),
+        ("~optim.lr", "^optim.lr has no value: give it on the command line, optim.lr=..."),
+    ],
+)
+def test_wrong_values_and_keys_are_explained_in_one_line(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        checked(compose(override))
+    assert "\n" not in str(caught.value)
+
+
+def command_line(*arguments: str, config: Path | None = None) -> str:
+    """What `python train.py ARGUMENTS` says when it refuses to run."""
+    path = [] if config is None else ["--config-path", str(config)]
+    command = [sys.executable, str(ROOT / "train.py"), *path, *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=config or ROOT, timeout=120)
+    assert finished.returncode == 1
+    assert "Traceback" not in finished.stderr
+    return " ".join(finished.stderr.split())
+
+
+def test_a_mistyped_key_on_the_command_line(tmp_path: Path) -> None:
+    said = command_line("optim.lrr=1", f"run_dir={tmp_path}")
+    assert said == "error optim.lrr: no such key, on the command line. Did you mean optim.lr?"
+
+
+def test_a_wrong_value_on_the_command_line_names_it_as_its_origin(tmp_path: Path) -> None:
+    said = command_line("trainer.max_steps=-3", "data.size=[16,0]", f"run_dir={tmp_path}")
+    assert "trainer.max_steps=-3: input should be greater than or equal to 1, on the command line" in said
+    assert "data.size.1=0: input should be greater than or equal to 1, on the command line" in said
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "message"),
+    [
+        ("trainer/cpu.yaml", "max_stepz", 5, "trainer.max_stepz: no such key, in conf/trainer/cpu.yaml. Did you mean "
+         "trainer.max_steps?"),
+        ("data/common.yaml", "zoomm", 5, "data.zoomm: no such key, in conf/data/common.yaml. Did you mean data.zoom?"),
+        ("data/sample.yaml", "val_share", "most", "data.val_share='most': input should be a valid number, unable to "
+         "parse string as a number, in conf/data/sample.yaml"),
+        ("experiment/smoke.yaml", "optim", {"lr": -1}, "optim.lr=-1: input should be greater than 0, in "
+         "conf/experiment/smoke.yaml"),
+        ("train.yaml", "sed", 1, "sed: no such key, in conf/train.yaml. Did you mean seed?"),
+        ("stage/vae.yaml", "loss", {"edge": "sobl"}, "loss.edge='sobl': input should be 'sobel' or 'central', in "
+         "conf/stage/vae.yaml"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_file_names_the_file(file: str, key: str, value: Any, message: str, tmp_path: Path) -> None:
+    conf = shutil.copytree(CONF, tmp_path / "conf")
+    text = (conf / file).read_text()
+    content = yaml.safe_load(text)
+    if isinstance(value, dict):
+        content[key] = content.get(key, {}) | value
+    else:
+        content[key] = value
+    head = text.split("\n", 1)[0]
+    (conf / file).write_text(f"{head}\n{yaml.safe_dump(content)}")
+    arguments = ["experiment=smoke"] if "experiment" in file else []
+    said = command_line(*arguments, f"run_dir={tmp_path / 'run'}", config=conf)
+    assert said.endswith(f"error {message}")
