@@ -210,8 +210,18 @@ def test_a_mistake_in_a_file_names_the_file(file: str, key: str, value: Any, mes
         content[key] = content.get(key, {}) | value
     else:
         content[key] = value
-    head = text.split("\n", 1)[0]
-    (conf / file).write_text(f"{head}\n{yaml.safe_dump(content)}")
+    package = "# @package _global_\n" if text.startswith("# @package _global_") else ""
+    (conf / file).write_text(package + yaml.safe_dump(content))
     arguments = ["experiment=smoke"] if "experiment" in file else []
     said = command_line(*arguments, f"run_dir={tmp_path / 'run'}", config=conf)
     assert said.endswith(f"error {message}")
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    conf = shutil.copytree(CONF, tmp_path / "conf")
+    with open(conf / "trainer" / "cpu.yaml", "a") as file:
+        file.write("accelerator: twice\n")
+    said = command_line(f"run_dir={tmp_path / 'run'}", config=conf)
+    assert "error a configuration file is not valid YAML:" in said
+    assert "duplicate key accelerator" in said
+    assert "conf/trainer/cpu.yaml" in said

@@ -35,8 +35,7 @@ def clips(root: Path, problems: list[str], choices: Choices) -> Iterator[RawClip
     rows: dict[str, list[Row]] = {}
     for row in read_csv(root / LIST, ("video_fgr", "video_pha"), problems):
         rows.setdefault(PurePosixPath(row.cells["video_fgr"].replace("\\", "/")).stem, []).append(row)
-    for half, present in files.items():
-        problems += [f"{present[name]}: not in {LIST}" for name in sorted(present.keys() - rows.keys()) if half == "fgr"]
+    problems += [f"{files['fgr'][name]}: not in {LIST}" for name in sorted(files["fgr"].keys() - rows.keys())]
     found = {name: pair for name in rows if (pair := _pair(root, name, rows[name], files, problems))}
     held_out = hold_out(list(found), choices.val_share)
     for name, pair in sorted(found.items()):

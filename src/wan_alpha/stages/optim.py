@@ -37,7 +37,7 @@ def adamw(
     weight_decay: float = 0.0,
 ) -> OptimizerLRScheduler:
     """What Lightning's `configure_optimizers` returns: the optimiser, and its schedule per step."""
-    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
     return {
         "optimizer": optimizer,
         "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step", "name": "lr"},

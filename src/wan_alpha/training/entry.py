@@ -83,10 +83,20 @@ def _origin(location: list[str]) -> str:
     choices = [(g, n) for g, n in runtime.choices.items() if n and not g.startswith("hydra")]
     files = [(root / group / f"{name}.yaml", group) for group, name in choices] + [(root / "train.yaml", "")]
     # The experiment and debug files come last in the composition and win.
-    for file, group in sorted(files, key=lambda f: f[1] not in ("local", "debug", "experiment")):
-        if file.exists() and _sets(file, group, location):
+    for chosen, group in sorted(files, key=lambda f: f[1] not in ("local", "debug", "experiment")):
+        file = next((f for f in _with_defaults(chosen) if _sets(f, group, location)), None)
+        if file is not None:
             return f"in {file.resolve().relative_to(root.resolve().parent)}"
     return "in the configuration"
+
+
+def _with_defaults(file: Path) -> Iterator[Path]:
+    """A file and those of its folder that its defaults list names; earlier ones win."""
+    if file.exists():
+        yield file
+        names = (yaml.safe_load(file.read_text()) or {}).get("defaults", [])
+        for name in reversed([n for n in names if isinstance(n, str) and n != "_self_"]):
+            yield from _with_defaults(file.parent / f"{name}.yaml")
 
 
 def _sets(file: Path, group: str, location: list[str]) -> bool:
@@ -130,6 +140,8 @@ def run_command(main: Callable[[], None]) -> None:
         main()
     except KeyboardInterrupt:
         _fail("interrupted; the same command continues from the last checkpoint", 130)
+    except yaml.YAMLError as error:
+        _fail(f"a configuration file is not valid YAML: {error}")
     except (HydraException, OmegaConfBaseException) as error:
         _fail(_composition_sentence(error))
     except (ValueError, RuntimeError, OSError) as error:
