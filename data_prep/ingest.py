@@ -1,9 +1,10 @@
 """Step 1: a public set becomes a data set folder.
 
-    python -m data_prep.ingest source=fluent root=DIR out=DIR [size=128] [skin_tones=false] [workers=2] [limit=N]
+    python -m data_prep.ingest source=NAME root=DIR out=DIR [size=128] [foreground=estimate] [workers=2] [limit=N]
 
 `out` then holds one media file per clip and `records.jsonl`, one JSON object per clip.  Every file appears complete or
-not at all, and the same command continues an interrupted run.
+not at all, and the same command continues an interrupted run.  Stills become clips of one frame.  What had to be left
+out is named with its reason, counted, and listed in `skipped.txt`.
 """
 
 from __future__ import annotations
@@ -24,14 +25,20 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from data_prep import foreground
 from data_prep.cli import fail, parse
 from data_prep.measures import measure
-from data_prep.sources import RawClip, fluent
-from wan_alpha.data.errors import AlphaError, DataError
-from wan_alpha.data.media import probe, read_frames, write_ffv1
-from wan_alpha.data.resize import resize_rgba, to_uint8
+from data_prep.sources import Choices, RawClip
+from data_prep.sources.frames import check_alpha, decode
+from data_prep.sources.registry import SOURCES, adapter
+from wan_alpha.data.errors import DataError
+from wan_alpha.data.media import MEDIA_EXTENSIONS, Pair, write_ffv1
+from wan_alpha.data.resize import Frames
 
 RECORDS = "records.jsonl"
+SKIPPED = "skipped.txt"
+CACHE = ".cache/foreground"
+FOREGROUND = ("estimate", "given", "none")
 Record = dict[str, Any]
 
 
@@ -39,20 +46,23 @@ Record = dict[str, Any]
 class Options:
     """Turn a public set into a data set folder: one media file per clip, and records.jsonl."""
 
-    source: Annotated[str, "the set: fluent"]
+    source: Annotated[str, f"the set: {', '.join(SOURCES)}"]
     root: Annotated[Path, "where the set lies, as its publisher packs it"]
     out: Annotated[Path, "the data set folder to write"]
     size: Annotated[int | None, "resize the short side to so many pixels, lossless; none: bytes as they are"] = None
+    foreground: Annotated[
+        str, "where a set has only photos: estimate their foreground; given: leave them out; none: keep the photo"
+    ] = "estimate"
+    cache: Annotated[Path | None, f"where estimated foregrounds are kept; none: OUT/{CACHE}"] = None
+    val_share: Annotated[float, "share held out, where the set defines no split"] = 0.1
+    fps: Annotated[float | None, "frames per second of frame folders, which do not say; none: 24"] = None
+    licence: Annotated[str, "generic: the licence of the clips"] = "unknown"
+    composited: Annotated[bool, "generic: the colours are photos over their background"] = False
     skin_tones: Annotated[bool, "fluent: also the skin-tone variants"] = False
+    keep_inverted: Annotated[bool, "keep clips whose alpha is opaque along the whole border"] = False
+    max_gb: Annotated[float, "leave out clips whose frames would take more memory than so many gigabytes"] = 4.0
     workers: Annotated[int, "processes; 0: work in this one"] = 2
     limit: Annotated[int | None, "stop after so many clips"] = None
-
-
-def _fluent(options: Options) -> Iterator[RawClip]:
-    return fluent.clips(options.root, options.skin_tones)
-
-
-SOURCES: dict[str, Callable[[Options], Iterator[RawClip]]] = {"fluent": _fluent}
 
 
 def ingest(options: Options) -> list[Record]:
@@ -61,13 +71,18 @@ def ingest(options: Options) -> list[Record]:
     Raises:
         DataError: the source is unknown, its root is not what it expects, or no clip could be used.
     """
-    if options.source not in SOURCES:
-        raise DataError(f"source={options.source}: unknown set; expected one of {', '.join(SOURCES)}")
+    if options.foreground not in FOREGROUND:
+        raise DataError(f"foreground={options.foreground}: expected one of {', '.join(FOREGROUND)}")
+    skipped: list[str] = []
+    choices = Choices(
+        val_share=options.val_share, fps=options.fps, licence=options.licence, composited=options.composited,
+        given_foreground=options.foreground != "none", skin_tones=options.skin_tones,
+    )  # fmt: skip
+    clips = adapter(options.source, options.root)(options.root, skipped, choices)
     options.out.mkdir(parents=True, exist_ok=True)
     done = _finished(options.out, options.size)
-    todo = itertools.islice(SOURCES[options.source](options), options.limit)
+    todo = _unique(itertools.islice(clips, options.limit), skipped)
     journal = options.out / f"{RECORDS}.tmp"
-    skipped = []
     with journal.open("w", encoding="utf-8") as log:
         for record in done.values():
             log.write(json.dumps(record) + "\n")
@@ -78,6 +93,9 @@ def ingest(options: Options) -> list[Record]:
             done[key] = result
             log.write(json.dumps(result) + "\n")
             log.flush()
+    (options.out / SKIPPED).unlink(missing_ok=True)
+    if skipped:
+        (options.out / SKIPPED).write_text("".join(f"{reason}\n" for reason in skipped), encoding="utf-8")
     if not done:
         raise DataError(f"{options.root}: no clip could be used\n" + "\n".join(skipped))
     records = [done[key] for key in sorted(done)]
@@ -85,7 +103,24 @@ def ingest(options: Options) -> list[Record]:
     journal.unlink()
     for reason in skipped:
         print(f"skipped: {reason}", file=sys.stderr)
+    if skipped:
+        print(f"{len(skipped)} problems, listed in {options.out / SKIPPED}", file=sys.stderr)
     return records
+
+
+def _unique(clips: Iterator[RawClip], skipped: list[str]) -> Iterator[RawClip]:
+    """Clips whose key has not been seen; the others are named in `skipped`."""
+    seen: set[str] = set()
+    for clip in clips:
+        if clip.key in seen:
+            skipped.append(f"{clip.key}: the key occurs twice; rename one of the files ({_place(clip)})")
+            continue
+        seen.add(clip.key)
+        yield clip
+
+
+def _place(clip: RawClip) -> str:
+    return "bytes of an archive" if isinstance(clip.media, bytes) else str(clip.media)
 
 
 def write_records(out: Path, records: list[Record]) -> None:
@@ -112,8 +147,10 @@ def _finished(out: Path, size: int | None) -> dict[str, Record]:
 def _run(todo: Iterator[RawClip], done: dict[str, Record], options: Options) -> Iterator[tuple[str, Record | str]]:
     """(key, record or the reason why there is none) of every clip that is not done, as they become ready."""
     columns = (TextColumn("ingest"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    clips = [clip for clip in todo if clip.key not in done]
-    work = partial(_ingest_clip, out=options.out, size=options.size)
+    clips = [clip for clip in todo if not _is_done(clip, done, options)]
+    if any(_colours(clip, options) == "estimated" for clip in clips):
+        foreground.prepare()
+    work = partial(_ingest_clip, options=options)
     with Progress(*columns, console=Console(stderr=True)) as progress:
         results = _in_processes(work, clips, options.workers) if options.workers else map(work, clips)
         yield from progress.track(results, total=len(clips), description="ingest")
@@ -137,34 +174,53 @@ def _in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _ingest_clip(clip: RawClip, out: Path, size: int | None) -> tuple[str, Record | str]:
+def _is_done(clip: RawClip, done: dict[str, Record], options: Options) -> bool:
+    """Whether an earlier run left the clip with its colours from the same place; if not, forget what it left."""
+    if clip.key in done and done[clip.key].get("foreground", "given") != _colours(clip, options):
+        del done[clip.key]
+    return clip.key in done
+
+
+def _colours(clip: RawClip, options: Options) -> str:
+    """Where the colours of a clip come from: "given" with the set, "estimated", or "photo"; "wanted": nowhere."""
+    of_photos = {"estimate": "estimated", "given": "wanted", "none": "photo"}
+    return of_photos[options.foreground] if clip.composited else "given"
+
+
+def _ingest_clip(clip: RawClip, options: Options) -> tuple[str, Record | str]:
     """Decode, measure, resize and write one clip."""
+    colours, cache = _colours(clip, options), options.cache or options.out / CACHE
     try:
-        info = probe(clip.media, clip.ext, clip.key)
-        frames = read_frames(clip.media, clip.ext, 0, info.num_frames, name=clip.key)
-        alpha = frames[..., 3]
-        if alpha.min() == alpha.max():
-            raise AlphaError(f"{clip.key}: alpha is {alpha.min()} everywhere, so there is nothing to learn from it")
+        if colours == "wanted":
+            raise DataError(f"{clip.key}: there is only a photo; foreground=estimate estimates its foreground")
+        treat = partial(foreground.estimate, cache=cache) if colours == "estimated" else None
+        info, frames = decode(clip, options.size, options.max_gb, treat)
+        check_alpha(clip.key, frames, options.keep_inverted)
     except DataError as error:
         return clip.key, str(error)
-    measures = measure(frames)
-    if size is not None:
-        scale = size / min(info.height, info.width)
-        target = (max(size, round(info.height * scale)), max(size, round(info.width * scale)))
-        frames = to_uint8(resize_rgba(frames, target))
-    if size is None and isinstance(clip.media, bytes):
-        media = f"{clip.key}{clip.ext}"
-        (out / f"{media}.tmp").write_bytes(clip.media)
-        os.replace(out / f"{media}.tmp", out / media)
-    else:
-        media = f"{clip.key}.mkv"
-        write_ffv1(frames, info.fps, out / media)
+    fps = clip.fps or info.fps
+    media = _write(clip, frames, fps, options)
     record = {
         "key": clip.key, "media": media, "caption": clip.caption, "concept": clip.concept, "split": clip.split,
-        "fps": info.fps, "num_frames": info.num_frames, "height": frames.shape[1], "width": frames.shape[2],
-        "licence": clip.licence, "source": clip.source, "size": size, **measures,
+        "fps": fps, "num_frames": info.num_frames, "height": frames.shape[1], "width": frames.shape[2],
+        "licence": clip.licence, "source": clip.source, "size": options.size, "foreground": colours,
+        **measure(frames), **clip.extra,
     }  # fmt: skip
     return clip.key, record
+
+
+def _write(clip: RawClip, frames: Frames, fps: float, options: Options) -> str:
+    """Write the media of a clip, as it was where it is one RGBA file of the right size, and return the file's name."""
+    ext = clip.ext if isinstance(clip.media, bytes) else getattr(clip.media, "suffix", "").lower()
+    if options.size is None and not clip.composited and ext in MEDIA_EXTENSIONS and not isinstance(clip.media, Pair):
+        media = f"{clip.key}{ext}"
+        data = clip.media if isinstance(clip.media, bytes) else clip.media.read_bytes()
+        (options.out / f"{media}.tmp").write_bytes(data)
+        os.replace(options.out / f"{media}.tmp", options.out / media)
+    else:
+        media = f"{clip.key}.mkv"
+        write_ffv1(frames, fps, options.out / media)
+    return media
 
 
 def main(arguments: list[str]) -> None:

@@ -30,11 +30,12 @@ def clips(root: Path, problems: list[str], choices: Choices) -> Iterator[RawClip
     if not (root / "original").is_dir() or not (root / "mask").is_dir():
         raise nothing_there(root, "AIM-500's original/ and mask/")
     facts = _facts(root / CATEGORIES, problems)
-    pairs = {make_key("aim500", name): (name, pair) for name, pair in partners(root / "original", root / "mask", problems)}
+    pairs = dict(partners(root / "original", root / "mask", problems))
     held_out = hold_out(list(pairs), choices.val_share)
-    for key, (name, pair) in pairs.items():
+    for name, pair in pairs.items():
+        key = make_key("aim500", name)
         yield RawClip(
-            key, pair, "", "", key, "val" if key in held_out else "train", LICENCE, SOURCE,
+            key, pair, "", "", key, "val" if name in held_out else "train", LICENCE, SOURCE,
             composited=True, extra=facts.get(name, {}),
         )  # fmt: skip
 

@@ -1,9 +1,9 @@
 """The Wan-Alpha release: clips and stills with captions.
 
 root/fgr/NAME.mp4 or .png   root/pha/NAME.*   root/data.csv
-`data.csv` has `video_fgr,video_pha,prompt,cache_path,frame_height,frame_width,num_frames`, several rows per clip, one for
-each caption.  Its last three columns are sizes of the LATENT, and height and width are swapped: 104, 60, 21 stands for
-81 frames of 480x832 pixels.  The VAE list `video_fgr,video_pha,status` has no captions.
+`data.csv` has `video_fgr,video_pha,prompt,cache_path,frame_height,frame_width,num_frames`, several rows per clip, one
+for each caption.  Its last three columns are sizes of the LATENT, and height and width are swapped: 104, 60, 21 stands
+for 81 frames of 480x832 pixels.  The VAE list `video_fgr,video_pha,status` has no captions.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def latent_size(cells: dict[str, str]) -> tuple[int, int, int]:
     return 1 + TEMPORAL_STRIDE * (frames - 1), SPATIAL_STRIDE * height, SPATIAL_STRIDE * width
 
 
-def _pair(root: Path, name: str, rows: list[Row], files: dict[str, dict[str, Path]], problems: list[str]) -> Pair | None:
+def _pair(
+    root: Path, name: str, rows: list[Row], files: dict[str, dict[str, Path]], problems: list[str]
+) -> Pair | None:
     """The two files of a clip: by the names in the list, whatever folder they had on the machine that wrote it."""
     mattes = {PurePosixPath(row.cells["video_pha"].replace("\\", "/")).stem for row in rows}
     if len(mattes) > 1:

@@ -68,7 +68,9 @@ def build_loss(config: LossConfig) -> AlphaVAELoss:
 
 
 def use_channels_last(module: nn.Module) -> None:
-    """Store 3D convolution weights channels-last: oneDNN's bf16 kernels then run without reordering."""
+    """Store convolution weights channels-last: fast kernels then run without reordering (measured on CPU)."""
+    formats = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}
     for layer in module.modules():
-        if isinstance(layer, nn.Conv3d):
-            layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last_3d)
+        for kind, memory_format in formats.items():
+            if isinstance(layer, kind):
+                layer.weight.data = layer.weight.data.contiguous(memory_format=memory_format)
