@@ -1,7 +1,7 @@
 """Steps to a given alpha PSNR, `merge.init=base` against `random`: reads a Hydra multirun, draws a plot.
 
 python train.py -m experiment=merge_init model.merge.init=base,random
-python -m benchmarks.merge_init multirun/vae/DATE
+python -m benchmarks.merge_init multirun/merge_init
 """
 
 from __future__ import annotations

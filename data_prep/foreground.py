@@ -139,13 +139,12 @@ def _draw_clip(page: Image.Image, top: int, name: str, frame: Frames, side: int)
     draw = ImageDraw.Draw(page)
     crop = (slice(None), *softest_window(frame[0, ..., 3], side))
     crops = [resize_rgba(frames[crop], (side, side)) for frames in (frame, estimate(frame))]
-    page.paste(Image.fromarray(_square(frame, side)), (GAP, top + HEADER))
-    for column, title in enumerate((name, "checkerboard", *COLOUR_NAMES)):
+    page.paste(Image.fromarray(_square(frame, side - HEADER)), (GAP, top + HEADER))
+    for column, title in enumerate((name[: side // 7], "checkerboard", *COLOUR_NAMES)):
         draw.text((GAP + column * (side + GAP), top), title, INK)
     for row, label in enumerate(ROWS):
         line = top + HEADER + row * (side + GAP)
-        if row:  # the photo stands in the first row
-            draw.text((GAP, line + side // 2), label, INK)
+        draw.text((GAP, line + side - HEADER), label, INK)  # below the photo in the first row
         for column, tile in enumerate(_renders(crops[row % 2], hard=row >= 2), start=1):
             page.paste(Image.fromarray(tile), (GAP + column * (side + GAP), line))
 

@@ -104,7 +104,7 @@ def _video(file: Path) -> Iterator[Frames]:
             container.streams.video[0].codec_context.thread_count = 1  # processes are the parallelism
             for frame in container.decode(video=0):
                 # One thread: converting with several races now and then and damages rows.
-                yield frame.reformat(format="rgb24", threads=1).to_ndarray()
+                yield frame.reformat(format="rgb24", threads=1).to_ndarray().astype(np.uint8, copy=False)
     except (OSError, ValueError, IndexError) as error:  # av.error.FFmpegError is one of the first two
         raise MediaError(f"{file}: cannot be decoded ({error}); write the file again or remove it") from error
 

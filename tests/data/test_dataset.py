@@ -192,7 +192,7 @@ def test_opaque_window_is_replaced() -> None:
     opaque[..., 3] = 255
     sample = ClipDataset(MemorySource([opaque, disc()]), 3, 8, augment=False)[0]
     assert sample["key"] == "clip1"
-    assert sample["problem"] == "memory: clip0: alpha is 1 everywhere in the window read"
+    assert sample["problem"] == "memory: clip0: alpha is 1 throughout three windows; has it an alpha?"
 
 
 def test_all_unreadable_is_an_error() -> None:

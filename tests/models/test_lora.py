@@ -6,8 +6,8 @@ import copy
 
 import pytest
 import torch
-from small_world import random_base
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
+from small_world import random_base
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,7 +31,9 @@ def randomise(decoder: nn.Module, seed: int = 1) -> None:
             parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator).to(parameter)
 
 
-def adapted_base(form: str, dtype: torch.dtype = torch.float64, rank: int = 3) -> tuple[AutoencoderKLWan, AdapterSwitch]:
+def adapted_base(
+    form: str, dtype: torch.dtype = torch.float64, rank: int = 3
+) -> tuple[AutoencoderKLWan, AdapterSwitch]:
     vae = random_base(form, dtype)
     add_decoder_adapters(vae.decoder, rank, lora_alpha=2.0)
     vae.to(dtype)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_world import random_base
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_world import random_base
 from torch import Tensor
 
 from wan_alpha.models.base import spatial_stride, temporal_stride
@@ -117,7 +117,10 @@ def test_the_future_changes_nothing(vae: AutoencoderKLWan) -> None:
     before, after = latent_mean(vae, encode_features(vae, x)), latent_mean(vae, encode_features(vae, other))
     torch.testing.assert_close(after[:, :, :2], before[:, :, :2], rtol=0, atol=1e-13)
     assert (after[:, :, 2:] - before[:, :, 2:]).abs().amax((0, 1, 3, 4)).min() > 1e-6
-    frames, changed = decode_clip(vae, before), decode_clip(vae, torch.cat([before[:, :, :2], -before[:, :, 2:]], dim=2))
+    frames, changed = (
+        decode_clip(vae, before),
+        decode_clip(vae, torch.cat([before[:, :, :2], -before[:, :, 2:]], dim=2)),
+    )
     torch.testing.assert_close(changed[:, :, :5], frames[:, :, :5], rtol=0, atol=1e-13)
     assert (changed[:, :, 5:] - frames[:, :, 5:]).abs().amax((0, 1, 3, 4)).min() > 1e-6
 

@@ -6,9 +6,10 @@ import multiprocessing
 import os
 import resource
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 import torch
@@ -62,18 +63,27 @@ def train(*overrides: str) -> None:
     run.train(*compose(*overrides))
 
 
-def doomed(moment: str, step: int, *overrides: str) -> int:
-    """One run in a process of its own, with a `moment` of MOMENTS at `step`; returns its exit code."""
+class End(NamedTuple):
+    """How a process ended: its exit code, and what it wrote to stderr."""
+
+    code: int
+    said: str
+
+
+def doomed(moment: str, step: int, *overrides: str) -> End:
+    """One run in a process of its own, with a `moment` of MOMENTS at `step`."""
     context = multiprocessing.get_context("forkserver")  # imports once, then forks without this process's threads
-    context.set_forkserver_preload(["launch"])
-    process = context.Process(target=_child, args=(moment, step, overrides))
-    process.start()
-    process.join(120)
-    assert process.exitcode is not None, "the run hangs"
-    return process.exitcode
+    context.set_forkserver_preload(["wan_alpha.training.run", "wan_alpha.training.entry"])
+    with tempfile.NamedTemporaryFile("r") as words:
+        process = context.Process(target=_child, args=(moment, step, overrides, words.name))
+        process.start()
+        process.join(120)
+        assert process.exitcode is not None, "the run hangs"
+        return End(process.exitcode, " ".join(words.read().split()))
 
 
-def _child(moment: str, step: int, overrides: tuple[str, ...]) -> None:
+def _child(moment: str, step: int, overrides: tuple[str, ...], words: str) -> None:
+    os.dup2(os.open(words, os.O_WRONLY | os.O_APPEND), 2)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests without it
     MOMENTS[moment](step)

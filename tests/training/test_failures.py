@@ -14,6 +14,8 @@ import torch
 from launch import doomed, small, train
 
 from wan_alpha.data.errors import DataError
+from wan_alpha.data.folders import FolderSource
+from wan_alpha.data.order import locate
 from wan_alpha.models.base import BaseError
 from wan_alpha.stages.vae import AlphaVAEModule
 from wan_alpha.training.checkpoints import AtomicCheckpointIO, CheckpointError, last_checkpoint
@@ -35,13 +37,11 @@ def more(base: Path, clips: Path, run_dir: Path, *overrides: str) -> None:
     train(*small(base, clips, run_dir, "trainer.max_steps=4", "optim.decay_share=0", NO_VALIDATION, *overrides))
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint_whole(
-    wan22: Path, clips: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_leaves_the_previous_checkpoint_whole(wan22: Path, clips: Path, tmp_path: Path) -> None:
     command = small(wan22, clips, tmp_path, NO_VALIDATION)
-    assert doomed("full disk", 4, *command) == 1
-    said = capfd.readouterr().err
-    assert re.search(r"could not write .*step-00000004.ckpt \(\d+ MiB free\)", said)
+    code, said = doomed("full disk", 4, *command)
+    assert code == 1
+    assert re.search(r"could not write .*step-00000004.ckpt \(\d+ MiB free\): .*File too large", said)
     assert f"last whole checkpoint is {tmp_path / 'checkpoints' / 'step-00000002.ckpt'}" in said
     assert "free some space and run the same command again" in said
     assert [f.name for f in (tmp_path / "checkpoints").iterdir()] == ["step-00000002.ckpt"]
@@ -212,15 +212,16 @@ def test_a_few_unreadable_clips_are_skipped_and_listed(wan22: Path, clips: Path,
     command = small(wan22, damaged, run_dir, NO_VALIDATION, "data.max_corrupt_share=0.5", "data.val_share=0.01")
     train(*command)
     problems = [json.loads(line) for line in (run_dir / "data_problems.jsonl").read_text().splitlines()]
+    source = FolderSource(damaged, "train", val_share=0.01)
+    order = [source.clips[locate(n, len(source), seed=0)[1]].key for n in range(6 * 2)]
+    assert [problem["step"] for problem in problems] == [n // 2 for n in range(12) if order[n] in ("disc0", "disc1")]
     assert problems
-    for problem in problems:
-        assert re.search(r"disc[01]", problem["problem"])
-        assert problem["sample"] // 2 == problem["step"]
+    assert all(re.search(r"disc[01]/1.png", problem["problem"]) for problem in problems)
     assert (run_dir / "adapters" / "adapters.safetensors").exists()
     # Continued, the run meets the same clips again, and lists each sample once.
     other = tmp_path / "killed"
     again = [part.replace(str(run_dir), str(other)) for part in command]
-    assert doomed("before the backward pass", 5, *again) == -9
+    assert doomed("before the backward pass", 5, *again).code == -9
     train(*again)
     assert (other / "data_problems.jsonl").read_text() == (run_dir / "data_problems.jsonl").read_text()
 
@@ -248,6 +249,9 @@ def test_frames_that_the_base_cannot_take_are_refused(wan22: Path, clips: Path, 
 
 def test_ctrl_c_ends_in_a_sentence_and_a_usable_state(wan22: Path, clips: Path, tmp_path: Path) -> None:
     command = small(wan22, clips, tmp_path, NO_VALIDATION)
-    assert doomed("interrupt", 3, *command) == 130
+    assert doomed("interrupt", 3, *command) == (
+        130,
+        "error interrupted; the same command continues from the last checkpoint",
+    )
     train(*command)
     assert (tmp_path / "adapters" / "adapters.json").exists()

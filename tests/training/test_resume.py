@@ -99,23 +99,23 @@ def test_killed_and_continued_is_the_same_run(
     moment: str, step: int, wan22: Path, clips: Path, tmp_path: Path, reference: Path
 ) -> None:
     command = small(wan22, clips, tmp_path)
-    assert doomed(moment, step, *command) == SIGKILL
+    assert doomed(moment, step, *command).code == SIGKILL
     train(*command)
     assert_same_result(tmp_path, reference)
 
 
 def test_a_run_killed_twice(wan22: Path, clips: Path, tmp_path: Path, reference: Path) -> None:
     command = small(wan22, clips, tmp_path)
-    assert doomed("before the backward pass", 3, *command) == SIGKILL
-    assert doomed("after the backward pass", 4, *command) == SIGKILL
-    assert doomed("before the backward pass", 4, *command) == SIGKILL  # without progress in between
+    assert doomed("before the backward pass", 3, *command).code == SIGKILL
+    assert doomed("after the backward pass", 4, *command).code == SIGKILL
+    assert doomed("before the backward pass", 4, *command).code == SIGKILL  # without progress in between
     train(*command)
     assert_same_result(tmp_path, reference)
 
 
 def test_killed_during_a_validation_continues_too(wan22: Path, clips: Path, tmp_path: Path, reference: Path) -> None:
     command = small(wan22, clips, tmp_path)
-    assert doomed("before validation", 4, *command) == SIGKILL
+    assert doomed("before validation", 4, *command).code == SIGKILL
     train(*command)
     assert_equal_tree(weights(tmp_path), weights(reference))
     assert [row["train/loss"] for row in rows(tmp_path)] == [row["train/loss"] for row in rows(reference)]
@@ -141,7 +141,7 @@ def test_accumulated_batches_continue_at_the_right_sample(wan22: Path, clips: Pa
         return small(wan22, clips, tmp_path / name, *accumulating)
 
     train(*command("whole"))
-    assert doomed("before the backward pass", 5, *command("killed")) == SIGKILL
+    assert doomed("before the backward pass", 5, *command("killed")).code == SIGKILL
     train(*command("killed"))
     assert_same_result(tmp_path / "killed", tmp_path / "whole")
 

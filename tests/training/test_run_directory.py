@@ -133,7 +133,9 @@ def test_accumulated_batches_are_one_larger_batch(wan22: Path, clips: Path, tmp_
     one, two = first_row(tmp_path / "one"), first_row(tmp_path / "two")
     for name in one.keys() - {"train/frames_per_second"}:
         assert two[name] == pytest.approx(one[name], rel=1e-5), name
-    states = [torch.load(tmp_path / n / "checkpoints" / "step-00000001.ckpt", weights_only=True) for n in ("one", "two")]
+    states = [
+        torch.load(tmp_path / n / "checkpoints" / "step-00000001.ckpt", weights_only=True) for n in ("one", "two")
+    ]
     moments = [state["optimizer_states"][0]["state"] for state in states]
     for a, b in zip(moments[0].values(), moments[1].values(), strict=True):  # Adam's first moment is 0.1 gradient
         torch.testing.assert_close(b["exp_avg"], a["exp_avg"], rtol=1e-3, atol=1e-8)

@@ -162,15 +162,20 @@ class ClipDataset(Dataset[Sample]):
         problems: list[str] = []
         for place in range(n, n + min(len(self.source), MAX_REPLACEMENTS)):
             index = locate(place, len(self.source), self.seed)[1] if self.augment else place % len(self.source)
-            positions = frame_window(self.source.clips[index].num_frames, self.num_frames, self.frame_stride, start)
             try:
-                frames = self._read_positions(index, positions)
-                if frames[..., 3].min() == 255:
-                    raise AlphaError(f"{self.source.describe(index)}: alpha is 1 everywhere in the window read")
-                return index, frames, "; ".join(problems)
+                return index, self._read_window(index, start), "; ".join(problems)
             except MediaError as error:
                 problems.append(str(error))
         raise DataError(f"{len(problems)} clips in a row are unreadable:\n  " + "\n  ".join(problems))
+
+    def _read_window(self, index: int, start: float) -> Frames:
+        """The frames of a window; one that is opaque throughout is drawn again, for a clip may be so for a while."""
+        for place in (start, (start + 1 / 3) % 1, (start + 2 / 3) % 1):
+            positions = frame_window(self.source.clips[index].num_frames, self.num_frames, self.frame_stride, place)
+            frames = self._read_positions(index, positions)
+            if frames[..., 3].min() < 255:
+                return frames
+        raise AlphaError(f"{self.source.describe(index)}: alpha is 1 throughout three windows; has it an alpha?")
 
     def _read_positions(self, index: int, positions: npt.NDArray[np.int64]) -> Frames:
         first, last = int(positions.min()), int(positions.max())
@@ -181,7 +186,8 @@ class ClipDataset(Dataset[Sample]):
     def _slide(self, still: Frames, draws: _Draws, n: int) -> Tensor:
         """A moving window over a still, float32 (T, 4, height, width) as `resize_rgba` gives it."""
         still = still[:, ::-1] if draws.flip else still
-        if self.stills == "integer":
+        fits = still.shape[0] >= self.size[0] and still.shape[1] >= self.size[1]
+        if self.stills == "integer" and fits:  # whole-pixel windows cannot enlarge a small picture
             rng = np.random.default_rng((self.seed, n, _STILL_STREAM))
             return resize_rgba(integer_windows(rng, still, self.num_frames, self.size), self.size)
         assert draws.path is not None

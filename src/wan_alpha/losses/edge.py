@@ -49,7 +49,8 @@ def edge_magnitude(pictures: Tensor, kind: Edge = "sobel") -> Tensor:
 
 def edge_loss(pred: Tensor, target: Tensor, kind: Edge = "sobel") -> Tensor:
     """L1 between gradient magnitudes: two (B, C, T, H, W) of one shape -> (B,)."""
-    return l1(edge_magnitude(pred, kind), edge_magnitude(target, kind))
+    seen, wanted = edge_magnitude(torch.cat([pred, target]), kind).chunk(2)
+    return l1(seen, wanted)
 
 
 def _central(frames: Tensor) -> Tensor:

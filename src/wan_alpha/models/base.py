@@ -65,7 +65,7 @@ def load_vae(base: str | Path, dtype: torch.dtype = torch.float32) -> Autoencode
     try:
         vae = AutoencoderKLWan.from_pretrained(where, subfolder=subfolder, torch_dtype=dtype)
     except OSError as error:
-        hint = "check the path" if Path(where).exists() else "go online once, or give the path of a local copy"
+        hint = "check the path" if Path(where).exists() else "no such folder here; as a hub id it could not be reached"
         raise BaseError(f"no Wan VAE at {where!r}: {hint} ({str(error).splitlines()[0]})") from error
     return vae.requires_grad_(False).eval()
 
@@ -97,7 +97,7 @@ def layout(vae: AutoencoderKLWan) -> dict[str, Any]:
 
 
 def fingerprint(vae: AutoencoderKLWan) -> str:
-    """A short hash of the base's layout and weights; the same for any dtype that holds the weights exactly."""
+    """A short hash of the base's layout and weights, taken in bf16: the same for a base loaded in any precision."""
     digest = hashlib.sha256(json.dumps(layout(vae), sort_keys=True).encode())
     frozen = {k: v for k, v in vae.state_dict().items() if ".lora_" not in k}
     for name in sorted(frozen):
@@ -107,4 +107,4 @@ def fingerprint(vae: AutoencoderKLWan) -> str:
 
 
 def _digest_bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().float().cpu().contiguous().numpy().tobytes()
+    return tensor.detach().to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().tobytes()

@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
@@ -25,12 +26,14 @@ class BaseVAEModule(StageModule):
         vae: a Wan VAE; all of it is trained.
         optimiser: parameters -> what `configure_optimizers` returns.
         kl_weight: β; 0 trains a plain autoencoder on the latent's mean.
+        seed: of the noise in the latent.
     """
 
-    def __init__(self, vae: AutoencoderKLWan, optimiser: Optimiser, kl_weight: float = 0.0) -> None:
+    def __init__(self, vae: AutoencoderKLWan, optimiser: Optimiser, kl_weight: float = 0.0, seed: int = 0) -> None:
         super().__init__(optimiser)
         self.vae = vae.requires_grad_(True).train()
         self.kl_weight = kl_weight
+        self.seed = seed
 
     def render(self, batch: dict) -> Tensor:
         """Every third sample shows its alpha as grey, the others their soft render: (B, 3, T, H, W) in [-1, 1]."""
@@ -51,11 +54,12 @@ class BaseVAEModule(StageModule):
         self.log_step({"loss": loss, "l1": l1, "mse": mse, "kl": kl})
         return loss
 
-    @staticmethod
-    def _noise(index: Tensor, like: Tensor) -> Tensor:
-        """Gaussian noise that follows from the samples' own numbers, so that a continued run sees the same."""
-        generator = torch.Generator().manual_seed(int(index[0]))
-        return torch.randn(like.shape, generator=generator).to(like)
+    def _noise(self, index: Tensor, like: Tensor) -> Tensor:
+        """Gaussian noise that follows from the seed and each sample's number, however batches and ranks are cut."""
+        # Hashed, because torch's generator on the CPU reads 32 bits of its seed and no more.
+        seeds = [int(np.random.SeedSequence((self.seed, n)).generate_state(1)[0]) for n in index.tolist()]
+        noise = [torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.stack(noise).to(like)
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """PSNR of soft renders and of grey alpha, each clip by itself, at the latent's mean."""

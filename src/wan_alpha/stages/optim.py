@@ -18,14 +18,14 @@ Optimiser = Callable[[Iterable[nn.Parameter]], OptimizerLRScheduler]
 class Schedule:
     """Learning rate as a share of its peak: up over `warmup_steps`, flat, down to zero over the last `decay_share`."""
 
-    max_steps: int
+    steps: int
     warmup_steps: int = 0
     decay_share: float = 0.0
 
     def __call__(self, step: int) -> float:
         up = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        decay_steps = self.decay_share * self.max_steps
-        down = (self.max_steps - step) / decay_steps if decay_steps else 1.0
+        decay_steps = self.decay_share * self.steps
+        down = (self.steps - step) / decay_steps if decay_steps else 1.0
         return max(0.0, min(up, down))
 
 
@@ -38,7 +38,10 @@ def adamw(
 ) -> OptimizerLRScheduler:
     """What Lightning's `configure_optimizers` returns: the optimiser, and its schedule per step."""
     optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
+    # A function, because LambdaLR saves and restores the attributes of a callable object: a continued run would keep
+    # the schedule it began with, whatever the configuration says.
+    rate = LambdaLR(optimizer, lambda step: schedule(step))
     return {
         "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": LambdaLR(optimizer, schedule), "interval": "step", "name": "lr"},
+        "lr_scheduler": {"scheduler": rate, "interval": "step", "name": "lr"},
     }

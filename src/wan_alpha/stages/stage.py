@@ -54,7 +54,7 @@ class StageModule(pl.LightningModule, ABC):
         if self.trainer.world_size > 1:
             stacked = self.trainer.strategy.reduce(stacked, reduce_op="mean")
         self.log_dict({f"train/{name}": value for name, value in zip(values, stacked, strict=True)})
-        self.log("step", float(self.global_step + 1))
+        self.log("step", torch.full((), self.global_step + 1.0, device=self.device))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return self.optimiser(self.trainable().values())

@@ -32,8 +32,13 @@ def build_module(config: RunConfig) -> StageModule:
 
 def _optimiser(config: RunConfig) -> Optimiser:
     optim = config.optim
-    schedule = Schedule(config.trainer.max_steps, optim.warmup_steps, optim.decay_share)
+    schedule = Schedule(schedule_steps(config), optim.warmup_steps, optim.decay_share)
     return lambda parameters: adamw(parameters, schedule, optim.lr, optim.betas, optim.weight_decay)
+
+
+def schedule_steps(config: RunConfig) -> int:
+    """For how many steps the learning rate is laid out."""
+    return config.optim.schedule_steps or config.trainer.max_steps
 
 
 def _base_vae(config: RunConfig) -> BaseVAEModule:
@@ -44,7 +49,7 @@ def _base_vae(config: RunConfig) -> BaseVAEModule:
     else:
         run = Path(model.init_from)
         vae = load_vae(run / "base" if (run / "base").exists() else run)
-    return BaseVAEModule(vae, _optimiser(config), model.kl_weight)
+    return BaseVAEModule(vae, _optimiser(config), model.kl_weight, config.seed)
 
 
 def _alpha_vae(config: RunConfig) -> AlphaVAEModule:
@@ -52,12 +57,8 @@ def _alpha_vae(config: RunConfig) -> AlphaVAEModule:
     assert isinstance(model, AlphaVAEConfig)
     assert config.loss is not None
     spec = AdapterSpec(model.lora.rank, model.lora.alpha, model.merge.init, model.merge.residual_blocks)
-    # On a GPU with bf16 the frozen base is kept in bf16: half the memory, and the same rounding autocast would do.
-    half = config.trainer.accelerator in ("gpu", "cuda") and config.trainer.precision.startswith("bf16")
-    base = load_vae(config.base.path, torch.bfloat16 if half else torch.float32)
-    vae = AlphaVAE(base, spec, checkpointing=config.trainer.activation_checkpointing)
-    for parameter in vae.adapter_parameters().values():
-        parameter.data = parameter.data.float()
+    # In float32 whatever the precision of the step: in bf16, W + s·B·A would round small updates away.
+    vae = AlphaVAE(load_vae(config.base.path), spec, checkpointing=config.trainer.activation_checkpointing)
     return AlphaVAEModule(vae, build_loss(config.loss), _optimiser(config))
 
 
@@ -70,7 +71,9 @@ def build_loss(config: LossConfig) -> AlphaVAELoss:
 def use_channels_last(module: nn.Module) -> None:
     """Store convolution weights channels-last: fast kernels then run without reordering (measured on CPU)."""
     formats = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}
-    for layer in module.modules():
+    for name, layer in module.named_modules():
+        if ".lora_" in name:
+            continue  # folded as matrices, never run as convolutions
         for kind, memory_format in formats.items():
             if isinstance(layer, kind):
                 layer.weight.data = layer.weight.data.contiguous(memory_format=memory_format)

@@ -37,10 +37,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             os.replace(partial, target)
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
+            # torch closes its archive after a failed write, and that fails too: what came first is the reason.
+            reason = error.__context__ if isinstance(error.__context__, OSError) else error
             free = shutil.disk_usage(target.parent).free / 2**20
             last = last_checkpoint(target.parent.parent)
             raise CheckpointError(
-                f"could not write {target} ({free:.0f} MiB free): {error}. "
+                f"could not write {target} ({free:.0f} MiB free): {reason}. "
                 f"The last whole checkpoint is {last or 'none yet'}; free some space and run the same command again"
             ) from error
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, Strict
 
-Count = Annotated[int, Ge(1)]
-Natural = Annotated[int, Ge(0)]
+Count = Annotated[int, Strict(), Ge(1)]
+Natural = Annotated[int, Strict(), Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
@@ -57,11 +57,11 @@ class TrainerConfig:
     """Devices, precision and rhythm; handed to Lightning's Trainer."""
 
     __pydantic_config__ = STRICT
-    accelerator: str
+    accelerator: Literal["auto", "cpu", "gpu", "cuda"]
     devices: int | str | list[int]
     num_nodes: Count
     strategy: str
-    precision: str
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     max_steps: Count
     accumulate_grad_batches: Count
     gradient_clip_val: NonNegative
@@ -84,7 +84,8 @@ class OptimConfig:
     betas: Annotated[list[Share], Len(2, 2)]
     weight_decay: NonNegative
     warmup_steps: Natural
-    decay_share: Share  # the last part of max_steps over which the rate falls linearly to zero
+    decay_share: Share  # the last part of the schedule, over which the rate falls linearly to zero
+    schedule_steps: Count | None  # what the schedule is laid out for; null: trainer.max_steps
     ema_decay: Share  # 0: no EMA
 
 
@@ -146,7 +147,7 @@ class LossConfig:
     render: Literal["none", "soft", "soft_hard"]
     hard_mask: Literal["target", "prediction"]
     edge: Literal["sobel", "central"]
-    weights: dict[Literal["l1", "perceptual", "edge", "alpha", "soft", "hard"], NonNegative]
+    weights: dict[Literal["l1", "perceptual", "edge", "alpha", "soft", "hard", "rgb"], NonNegative]
     perceptual: PerceptualConfig
 
 

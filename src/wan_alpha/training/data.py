@@ -73,13 +73,14 @@ class ClipDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None
-        world = self.trainer.world_size
-        sampler = GlobalOrderSampler(
-            start=self.trainer.global_step * self.accumulate * world * self.config.batch_size,
-            batch_size=self.config.batch_size,
-            rank=self.trainer.global_rank,
-            world_size=world,
-        )
+        batches = self.trainer.global_step * self.accumulate
+        return self.train_loader(start=batches * self.trainer.world_size * self.config.batch_size)
+
+    def train_loader(self, start: int) -> DataLoader:
+        """This rank's batches from global sample number `start` on, without end."""
+        assert self.trainer is not None
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        sampler = GlobalOrderSampler(start, self.config.batch_size, rank, world)
         return self._loader(self._dataset(self.train_source, augment=True), batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import os
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
+from rich.markup import escape
 
 from .config import RunConfig
 
@@ -41,9 +40,22 @@ def checked(cfg: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
         raise ConfigError("\n".join(f"{key} has no value: give it on the command line, {key}=..." for key in missing))
     tree = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     try:
-        return TypeAdapter(RunConfig).validate_python(tree), tree
+        config = TypeAdapter(RunConfig).validate_python(tree)
     except ValidationError as error:
         raise ConfigError("\n".join(_sentence(e, tree) for e in error.errors())) from None
+    check_together(config)
+    return config, tree
+
+
+def check_together(config: RunConfig) -> None:
+    """What no single key can show: parts that do not belong to each other."""
+    kinds = {"vae": "alpha_vae", "base": "base_vae"}
+    if config.model.kind != kinds[config.stage]:
+        raise ConfigError(f"stage={config.stage} needs model.kind={kinds[config.stage]}, not {config.model.kind}")
+    if config.stage == "vae" and config.loss is None:
+        raise ConfigError("stage=vae needs a loss; null is for stage=base")
+    if config.data.zoom[0] > config.data.zoom[1]:
+        raise ConfigError(f"data.zoom={config.data.zoom}: the smaller number comes first")
 
 
 def _sentence(error: Any, tree: dict[str, Any]) -> str:
@@ -135,7 +147,6 @@ def _nearest(key: str) -> str:
 def run_command(main: Callable[[], None]) -> None:
     """Run a Hydra entry point; expected failures end in a sentence and exit code 1, others in a traceback."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print and exit by itself, without our sentence
-    _quieten()
     try:
         main()
     except KeyboardInterrupt:
@@ -150,19 +161,6 @@ def run_command(main: Callable[[], None]) -> None:
         raise
 
 
-def _quieten() -> None:
-    """Leave out what Lightning tells those who write Lightning code: a run speaks for itself."""
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        r"Found \d+ module\(s\) in eval mode",  # the frozen base
-        r"Consider setting `persistent_workers=True`",  # an epoch never ends
-        r"The '\w+' does not have many workers",
-        r"`isinstance\(treespec, LeafSpec\)` is deprecated",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-
-
 def _composition_sentence(error: Exception) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     found = re.search(r"Could not override '([^']+)'", text)
@@ -173,5 +171,5 @@ def _composition_sentence(error: Exception) -> str:
 
 
 def _fail(message: str, code: int = 1) -> None:
-    Console(stderr=True).print(f"[bold red]error[/bold red] {message}", highlight=False, soft_wrap=True)
+    Console(stderr=True).print(f"[bold red]error[/bold red] {escape(message)}", highlight=False, soft_wrap=True)
     sys.exit(code)

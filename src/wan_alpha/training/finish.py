@@ -13,7 +13,9 @@ from pytorch_lightning.callbacks import Callback
 from ..models.whole_clip import encode_features, latent_mean
 from ..stages.base import BaseVAEModule
 from ..stages.stage import StageModule
+from .data import ClipDataModule
 from .ema import AdapterEMA
+from .guards import check_finite_weights
 
 
 class Export(Callback):
@@ -29,12 +31,13 @@ class Export(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, StageModule)
+        check_finite_weights(pl_module, trainer.global_step)
         if not trainer.is_global_zero:
             return
         with self.ema.swapped_in(pl_module):
             if isinstance(pl_module, BaseVAEModule):
-                assert trainer.train_dataloader is not None
-                measure_latents(pl_module, islice(trainer.train_dataloader, self.statistics_batches))
+                data: ClipDataModule = trainer.datamodule  # type: ignore[attr-defined]
+                measure_latents(pl_module, islice(data.train_loader(start=0), self.statistics_batches))
             pl_module.export(self.run_dir, self.dtype)
 
 

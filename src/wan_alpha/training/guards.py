@@ -51,6 +51,9 @@ class StopOnNonFinite(Callback):
         assert isinstance(pl_module, StageModule)
         check_finite_weights(pl_module, trainer.global_step)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._check_pending()
+
     def _check_pending(self) -> None:
         if self.pending is not None and self.copied is not None:
             self.copied.synchronize()  # of the step before: it has nearly always happened
@@ -86,19 +89,27 @@ class ReportUnreadable(Callback):
         self.seen = 0
         self.failed = 0
 
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: dict, *_: Any
+    ) -> None:
+        self._note(trainer, batch)
+
+    def _note(self, trainer: pl.Trainer, batch: dict) -> list[str]:
+        problems = [text for text in batch["problem"] if text]
+        if problems:
+            with open(self.file, "a") as file:
+                for text in problems:
+                    file.write(json.dumps({"step": trainer.global_step, "problem": text}) + "\n")
+        return problems
+
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: dict, *_: Any) -> None:
-        problems = [(int(n), text) for n, text in zip(batch["index"], batch["problem"], strict=True) if text]
+        problems = self._note(trainer, batch)
         self.seen += len(batch["problem"])
-        if not problems:
-            return
         self.failed += len(problems)
-        with open(self.file, "a") as file:
-            for n, text in problems:
-                file.write(json.dumps({"step": trainer.global_step, "sample": n, "problem": text}) + "\n")
-        if self.failed > self.max_share * max(self.seen, self.grace):
+        if problems and self.failed > self.max_share * max(self.seen, self.grace):
             raise DataLossError(
                 f"{self.failed} of {self.seen} samples could not be read, more than data.max_corrupt_share="
-                f"{self.max_share}. They are listed in {self.file}; the latest: {problems[-1][1]}"
+                f"{self.max_share}. They are listed in {self.file}; the latest: {problems[-1]}"
             )
 
     def state_dict(self) -> dict[str, int]:
@@ -109,6 +120,8 @@ class ReportUnreadable(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget what was listed after the step from which a run continues: it will be met again."""
+        if trainer.global_rank:
+            self.file = self.file.with_name(f"data_problems-rank{trainer.global_rank}.jsonl")
         if self.file.exists():
             lines = self.file.read_text().splitlines(keepends=True)
             self.file.write_text("".join(line for line in lines if json.loads(line)["step"] < trainer.global_step))

@@ -9,7 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 # Keys that may change when a run is continued: none of them changes what a step computes.  What batch_size, devices and
-# num_nodes make together, the global batch, may not change, nor may the data behind data.root: both are compared apart.
+# num_nodes make together, the global batch, may not change, nor may the data behind data.root, the weights of the base,
+# or the steps for which the learning rate is laid out: these are compared apart.
 FREE = (
     "ckpt_path",
     "run_dir",
@@ -33,8 +34,8 @@ FREE = (
     "trainer.keep_checkpoints",
     "trainer.threads",
 )
-# A new data root or batch size is meant as a new run, when nothing else says which run is meant.
-PART_OF_THE_NAME = ("data.root", "data.batch_size")
+# These may change within a run, but are meant as a new one when nothing else says which run is meant.
+PART_OF_THE_NAME = ("data.root", "data.batch_size", "trainer.max_steps")
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

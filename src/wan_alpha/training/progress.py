@@ -15,7 +15,7 @@ class StepProgress(ProgressBar):
     """A rich progress bar over optimiser steps; without a terminal, one plain line now and then.
 
     Args:
-        frames_per_step: video frames that one optimiser step sees over all ranks, for the throughput.
+        frames_per_step: video frames that one optimiser step sees on each rank, for the throughput.
         every_n_steps: how often the host reads the loss back.
     """
 
@@ -37,6 +37,7 @@ class StepProgress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self.started, self.first_step = time.perf_counter(), trainer.global_step
         self.paused, self.last_step = 0.0, self.first_step
+        self.frames_all_ranks = self.frames_per_step * trainer.world_size
         if self.enabled and self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("[bold]train"),
@@ -67,7 +68,7 @@ class StepProgress(ProgressBar):
         if not self.enabled or (step % self.every_n_steps and step != trainer.max_steps):
             return
         elapsed = time.perf_counter() - self.started - self.paused
-        self.frames_per_second = (step - self.first_step) * self.frames_per_step / max(elapsed, 1e-9)
+        self.frames_per_second = (step - self.first_step) * self.frames_all_ranks / max(elapsed, 1e-9)
         figures = f"loss {float(trainer.callback_metrics.get('train/loss', float('nan'))):.4f}"
         figures += f"  {self.frames_per_second:.1f} frames/s"
         if self.bar is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import uuid
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
+from rich.markdown import Markdown
 
-from .build import build_module
+from ..models.base import fingerprint
+from .build import build_module, schedule_steps
 from .checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError, PeriodicCheckpoint, last_checkpoint
 from .config import RunConfig
 from .data import ClipDataModule
@@ -24,6 +29,7 @@ from .identity import differing_keys
 from .metrics_csv import MetricsCSV
 from .progress import StepProgress
 from .provenance import describe_environment, write_json
+from .quiet import quieten_lightning
 from .validation import ReconstructionValidation
 
 log = logging.getLogger(__name__)
@@ -37,6 +43,7 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
         config: the checked configuration.
         tree: the same as plain containers, for the record.
     """
+    quieten_lightning()
     run_dir = Path(config.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     if config.trainer.threads:
@@ -44,15 +51,23 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = ClipDataModule(config.data, config.seed, config.trainer.accumulate_grad_batches)
     report_data(data)
+    module = build_module(config)
+    trainer: Any = build_trainer(config)
     manifests = {"train": data.train_source.manifest_hash, "val": data.val_source.manifest_hash}
-    identity = tree | {"global batch": config.data.batch_size * count_ranks(config), "data manifest": manifests}
+    identity = tree | {
+        "global batch": config.data.batch_size * trainer.world_size,
+        "schedule steps": schedule_steps(config) if config.optim.decay_share else None,
+        "data manifest": manifests,
+        "base weights": fingerprint(module.base),
+    }
     checkpoint = find_checkpoint(config.ckpt_path, run_dir)
     first_step = 0 if checkpoint is None else check_same_run(checkpoint, identity)
-    set_aside_checkpoints(run_dir, first_step)
-    module = build_module(config)
-    write_json(run_dir / "config.json", tree)
-    write_json(run_dir / "environment.json", describe_environment() | {"seed": config.seed, "data": manifests})
-    trainer = build_trainer(config, identity, first_step)
+    if first_step >= config.trainer.max_steps:
+        report_finished(run_dir, first_step)
+        return
+    prepare_run_dir(run_dir, tree, {"seed": config.seed, "data": manifests}, first_step)
+    trainer.callbacks += build_callbacks(config, identity)
+    trainer.loggers = build_loggers(config, tree, first_step)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
@@ -86,11 +101,24 @@ def set_aside_checkpoints(run_dir: Path, after: int) -> None:
         CONSOLE.print(f"starting at step {after}; checkpoints of later steps are now in {aside}")
 
 
-def count_ranks(config: RunConfig) -> int:
-    """Processes that share a step, as far as the configuration says."""
-    devices = config.trainer.devices
-    per_node = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1
-    return per_node * config.trainer.num_nodes
+@rank_zero_only
+def prepare_run_dir(run_dir: Path, tree: dict[str, Any], record: dict[str, Any], first_step: int) -> None:
+    """Write down what is run and where; every start of a run that was continued leaves an entry."""
+    set_aside_checkpoints(run_dir, first_step)
+    write_json(run_dir / "config.json", tree)
+    file = run_dir / "environment.json"
+    starts = json.loads(file.read_text())["starts"] if first_step and file.exists() else []
+    environment = describe_environment()
+    starts.append({"step": first_step, "command": environment["command"], "git": environment["git"]})
+    write_json(file, environment | record | {"starts": starts})
+
+
+def report_finished(run_dir: Path, step: int) -> None:
+    """There is nothing left to do: show what came out."""
+    CONSOLE.print(f"finished at step {step} before: {run_dir} (ckpt_path=null starts anew)")
+    table = run_dir / "table.md"
+    if table.exists():
+        CONSOLE.print(Markdown(table.read_text()))
 
 
 def check_same_run(checkpoint: Path, identity: dict[str, Any]) -> int:
@@ -117,17 +145,19 @@ class _KeepConfig(Callback):
         checkpoint["run_config"] = self.tree
 
 
-def build_trainer(config: RunConfig, tree: dict[str, Any], first_step: int) -> pl.Trainer:
-    """Lightning's Trainer with this project's callbacks and loggers."""
-    t, run_dir = config.trainer, Path(config.run_dir)
+def build_trainer(config: RunConfig) -> pl.Trainer:
+    """Lightning's Trainer; callbacks and loggers follow once it is known which step the run begins at."""
+    t = config.trainer
     validating = t.val_every_n_steps > 0
+    # A single frame never meets the temporal convolutions.
+    strategy = "ddp_find_unused_parameters_true" if t.strategy == "ddp" and config.data.num_frames == 1 else t.strategy
     return pl.Trainer(
-        default_root_dir=run_dir,
+        default_root_dir=config.run_dir,
         accelerator=t.accelerator,
         devices=t.devices,
         num_nodes=t.num_nodes,
-        strategy=t.strategy,
-        precision=t.precision,  # type: ignore[arg-type]
+        strategy=strategy,
+        precision=t.precision,
         max_steps=t.max_steps,
         accumulate_grad_batches=t.accumulate_grad_batches,
         gradient_clip_val=t.gradient_clip_val or None,
@@ -140,10 +170,9 @@ def build_trainer(config: RunConfig, tree: dict[str, Any], first_step: int) -> p
         use_distributed_sampler=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        enable_progress_bar=config.callbacks.progress,
+        enable_progress_bar=False,
         plugins=[AtomicCheckpointIO()],
-        logger=build_loggers(config, tree, first_step),
-        callbacks=build_callbacks(config, tree),
+        logger=False,
     )
 
 
@@ -160,7 +189,7 @@ def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
     if config.stage == "vae" and t.val_every_n_steps:
         callbacks.append(ReconstructionValidation(run_dir, config.callbacks))
     if config.callbacks.progress:
-        frames = config.data.batch_size * config.data.num_frames * t.accumulate_grad_batches * count_ranks(config)
+        frames = config.data.batch_size * config.data.num_frames * t.accumulate_grad_batches
         callbacks.append(StepProgress(frames, t.log_every_n_steps))
     callbacks.append(Export(run_dir, ema, getattr(torch, config.callbacks.export_dtype)))
     callbacks.append(PeriodicCheckpoint(run_dir, t.checkpoint_every_n_steps, t.keep_checkpoints))
@@ -174,8 +203,13 @@ def build_loggers(config: RunConfig, tree: dict[str, Any], first_step: int) -> l
     loggers: list[Logger] = [table]
     wandb = config.logger.wandb
     if wandb.mode != "disabled":
+        file = Path(config.run_dir) / "wandb_id.txt"
+        if not file.exists():
+            file.write_text(uuid.uuid4().hex[:8])
         loggers.append(
             WandbLogger(
+                id=file.read_text(),  # a continued run stays one run there, too
+                resume="allow",
                 project=wandb.project,
                 entity=wandb.entity,
                 name=wandb.name or Path(config.run_dir).name,

@@ -53,10 +53,16 @@ class ReconstructionValidation(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         pred_rgb, pred_alpha = outputs["rgb"], outputs["alpha"]
+        if any(batch["problem"]):  # noted by ReportUnreadable; a stand-in must not be measured in its place
+            readable = [i for i, problem in enumerate(batch["problem"]) if not problem]
+            pred_rgb, pred_alpha = pred_rgb[readable], pred_alpha[readable]
+            batch = {name: _pick(values, readable) for name, values in batch.items()}
         truth = (batch["rgb"], batch["alpha"], batch["canvas"], batch["key"])
         self.metrics.update(pred_rgb, pred_alpha, *truth)
         if not self.reference_done:
-            for name, (rgb, alpha) in base_reconstructions(cast(AlphaVAE, pl_module.vae), batch).items():
+            with trainer.precision_plugin.forward_context():  # the same precision as ours
+                reference = base_reconstructions(cast(AlphaVAE, pl_module.vae), batch)
+            for name, (rgb, alpha) in reference.items():
                 self.reference[name].update(rgb, alpha, *truth)
         for i, key in enumerate(batch["key"]):
             if len(self.panels) < self.config.panel_clips:
@@ -94,6 +100,10 @@ class ReconstructionValidation(Callback):
                     path = write_mp4(frames, stem.parent / f"{stem.name}-{key}.mp4", fps=8)
                     films.append(wandb.Video(str(path), format="mp4", caption=key))
                 logger.experiment.log({"panels": films, "trainer/global_step": step})
+
+
+def _pick(values: Any, indices: list[int]) -> Any:
+    return values[indices] if torch.is_tensor(values) else [values[i] for i in indices]
 
 
 @torch.no_grad()

@@ -1,0 +1,21 @@
+"""A run speaks for itself: what Lightning says to those who write Lightning code is left out."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+ADVICE = (
+    r"Found \d+ module\(s\) in eval mode",  # the frozen base
+    r"Consider setting `persistent_workers=True`",  # an epoch never ends
+    r"The '\w+' does not have many workers",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
+
+
+def quieten_lightning() -> None:
+    """Call after Lightning was imported: its import sets the level of its loggers."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in ADVICE:
+        warnings.filterwarnings("ignore", message=message)

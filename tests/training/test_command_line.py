@@ -1,0 +1,58 @@
+"""`python train.py` as a newcomer meets it."""
+
+from __future__ import annotations
+
+import csv
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launch import ROOT, small, train
+
+OURS = [
+    r"data: \d+ training clips \(\d+ frames\), \d+ held out",
+    r"step \d+/\d+  loss \d+\.\d+  \d+\.\d frames/s  \d+\.\d min left",
+    r"done: .*",
+    r"continuing .*step-\d{8}\.ckpt.*",
+    r"",
+]
+
+
+def command(*arguments: str) -> list[str]:
+    """What is printed, line by line."""
+    finished = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments], capture_output=True, text=True, timeout=280
+    )
+    assert finished.returncode == 0, finished.stderr
+    return (finished.stdout + finished.stderr).splitlines()
+
+
+def test_only_our_own_lines_are_printed(wan22: Path, clips: Path, tmp_path: Path) -> None:
+    arguments = small(wan22, clips, tmp_path, "trainer.val_every_n_steps=0", "callbacks.progress=true")
+    lines = command(*arguments, "trainer.max_steps=2")
+    strange = [line for line in lines if not any(re.fullmatch(pattern, line) for pattern in OURS)]
+    assert strange == []
+    assert sum(line.startswith("step ") for line in lines) == 2
+    assert (tmp_path / ".hydra" / "config.yaml").exists()
+
+
+def loss(run_dir: Path) -> list[dict[str, float]]:
+    with open(run_dir / "metrics.csv", newline="") as file:
+        return [{k: float(v) for k, v in row.items() if "per_second" not in k} for row in csv.DictReader(file)]
+
+
+def test_two_ranks_are_one_larger_batch(wan22: Path, clips: Path, tmp_path: Path) -> None:
+    """The global batch counts: losses and weights are the same for every split of it."""
+
+    def arguments(name: str) -> list[str]:
+        return small(wan22, clips, tmp_path / name, "trainer.val_every_n_steps=0", "trainer.max_steps=2")
+
+    command(*arguments("two"), "trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=1")
+    train(*arguments("one"), "data.batch_size=2")
+    two, one = loss(tmp_path / "two"), loss(tmp_path / "one")
+    assert len(one) == len(two) == 2
+    for a, b in zip(one, two, strict=True):
+        assert b == pytest.approx(a, rel=1e-3)
+    assert two[0] == pytest.approx(one[0], rel=1e-5)
