@@ -33,7 +33,18 @@ from wan_alpha.data.source import SPLITS, Clip
 Manifest = dict[str, Any]
 Members = list[tuple[str, bytes]]
 # What of a record goes into a sample's JSON; the rest (where a file lay) means nothing inside a shard.
-META = ("licence", "source", "concept", "motion", "glass", "translucent", "soft", "coverage")
+META = (
+    "licence",
+    "source",
+    "concept",
+    "captions",
+    "foreground",
+    "motion",
+    "glass",
+    "translucent",
+    "soft",
+    "coverage",
+)
 
 
 @dataclass

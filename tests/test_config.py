@@ -1,4 +1,4 @@
-"""The configuration tree and its schema say the same, every experiment composes and runs, and mistakes are explained."""
+"""The configuration tree and its schema agree, every experiment composes and runs, and mistakes are explained."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """DVM, Deep Video Matting: foreground stills and clips with mattes.
 
-root/fg/image/{train,test}/{fg,alpha}/*.png          stills (test also has trimap/)
+root/fg/image/{train,test}/{fg,alpha}/*.png          stills (test also has trimap/), which are Adobe's, put there by you
 root/fg/video/{train,test}/0001/{f.mp4,a.mp4}        clips
 root/bg/...                                          backgrounds, not read
 """
@@ -14,8 +14,14 @@ from data_prep.sources import Choices, RawClip
 from data_prep.sources.pairs import make_key, nothing_there, partners
 from wan_alpha.data.media import Pair
 
-LICENCE = "DVM release agreement: research only"
-SOURCE = "DVM (Sun, Wang, Gao, Wang, Tao, Liu, Zhang: Deep Video Matting via Spatio-Temporal Alignment, CVPR 2021)"
+LICENCES = {
+    "image": "Adobe Deep Image Matting dataset agreement: research only",
+    "video": "DVM release agreement: research only",
+}
+SOURCES = {
+    "image": "Adobe Deep Image Matting (Xu et al.: Deep Image Matting, CVPR 2017), as laid out for DVM",
+    "video": "DVM (Sun et al.: Deep Video Matting via Spatio-Temporal Alignment and Aggregation, CVPR 2021)",
+}
 SPLITS = {"train": "train", "test": "val"}
 
 
@@ -35,7 +41,7 @@ def clips(root: Path, problems: list[str], choices: Choices) -> Iterator[RawClip
             found = True
             for clip, pair in find(folder, problems):
                 key = make_key("dvm", kind, name, clip)
-                yield RawClip(key, pair, "", "", key, split, LICENCE, SOURCE)
+                yield RawClip(key, pair, "", "", key, split, LICENCES[kind], SOURCES[kind])
     if not found:
         raise nothing_there(root, "DVM's fg/image/{train,test} or fg/video/{train,test}")
 

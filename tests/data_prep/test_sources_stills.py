@@ -209,6 +209,13 @@ def test_distinctions_in_all_its_names(tmp_path: Path, train: str, test: str, ha
     np.testing.assert_array_equal(frame, np.dstack([colours(0), matte(0)]))
 
 
+def test_distinctions_originals_win_over_composites_made_of_them(tmp_path: Path) -> None:
+    save_pair(tmp_path / "set/Train_ori/Fg_images/13.png", tmp_path / "set/Train_ori/Alpha_matte/13.png")
+    for number in range(2):
+        save_pair(tmp_path / f"set/Train/FG/13_{number}.png", tmp_path / f"set/Train/GT/13_{number}.png")
+    assert list(run("distinctions646", tmp_path / "set", tmp_path / "out")) == ["distinctions646-train-13"]
+
+
 def test_distinctions_that_are_not(tmp_path: Path) -> None:
     (tmp_path / "Train" / "images").mkdir(parents=True)
     with pytest.raises(DataError, match=r"Train: expected one of FG, .*; found images"):

@@ -35,6 +35,8 @@ def test_dvm_stills_and_clips(dvm: Path, tmp_path: Path) -> None:
         "dvm-video-train-0001": ("train", 5), "dvm-video-test-0001": ("val", 5),
     }  # fmt: skip
     assert records["dvm-video-train-0001"]["fps"] == 25
+    assert records["dvm-video-train-0001"]["licence"].startswith("DVM")
+    assert records["dvm-image-train-a fox"]["licence"].startswith("Adobe")  # the stills are not DVM's own
     assert not skipped(out)
     frames = read_frames(out / records["dvm-video-train-0001"]["media"], None, 0, 5)
     truth = np.stack([matte(2 * t) for t in range(5)])
