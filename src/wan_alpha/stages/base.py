@@ -12,13 +12,13 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ..models.whole_clip import decode_clip, encode_features, latent_mean, latent_moments
-from ..rendering import alpha_to_rgb, soft_render
+from ..rendering import alpha_to_rgb, hard_render, soft_render
 from .optim import Optimiser
 from .stage import StageModule
 
 
 class BaseVAEModule(StageModule):
-    """Reconstruct RGB composites and grey alpha videos.
+    """Reconstruct what the RGBA VAE will show its base: alpha as grey, soft renders and hard renders.
 
         L = |x̂ - x| + (x̂ - x)² + β KL(q(z|x) || N(0, 1))
 
@@ -36,10 +36,20 @@ class BaseVAEModule(StageModule):
         self.seed = seed
 
     def render(self, batch: dict) -> Tensor:
-        """Every third sample shows its alpha as grey, the others their soft render: (B, 3, T, H, W) in [-1, 1]."""
-        grey = (batch["index"] % 3 == 0).view(-1, 1, 1, 1, 1)
-        soft = soft_render(batch["rgb"], batch["alpha"], batch["canvas"])
-        return torch.where(grey, alpha_to_rgb(batch["alpha"]), soft)
+        """Grey alpha, soft render, hard render, turn about by sample number: (B, 3, T, H, W) in [-1, 1]."""
+        turn = (batch["index"] % 3).view(-1, 1, 1, 1, 1)
+        grey, soft, hard = self.pictures(batch).values()
+        return torch.where(turn == 0, grey, torch.where(turn == 1, soft, hard))
+
+    @staticmethod
+    def pictures(batch: dict) -> dict[str, Tensor]:
+        """The three pictures of a clip, each (B, 3, T, H, W) in [-1, 1]."""
+        rgb, alpha = batch["rgb"], batch["alpha"]
+        return {
+            "alpha": alpha_to_rgb(alpha),
+            "soft": soft_render(rgb, alpha, batch["canvas"]),
+            "hard": hard_render(rgb, alpha, batch["background"]),
+        }
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         video = self.render(batch)
@@ -62,12 +72,8 @@ class BaseVAEModule(StageModule):
         return torch.stack(noise).to(like)
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
-        """PSNR of soft renders and of grey alpha, each clip by itself, at the latent's mean."""
-        pictures = {
-            "soft": soft_render(batch["rgb"], batch["alpha"], batch["canvas"]),
-            "alpha": alpha_to_rgb(batch["alpha"]),
-        }
-        for name, video in pictures.items():
+        """PSNR of each of the three pictures, clip by clip, at the latent's mean."""
+        for name, video in self.pictures(batch).items():
             z = latent_mean(self.vae, encode_features(self.vae, video))
             mse = (decode_clip(self.vae, z).float().clamp(-1, 1) - video).square().flatten(1).mean(1)
             psnr = -10 * torch.log10(mse / 4).mean()
