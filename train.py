@@ -3,7 +3,9 @@
 import hydra
 from omegaconf import DictConfig
 
-from wan_alpha.training.entry import checked, run_command
+from wan_alpha.command import run_command
+from wan_alpha.training.config import RunConfig
+from wan_alpha.training.entry import INTERRUPTED, checked
 from wan_alpha.training.identity import register_resolver
 
 register_resolver()
@@ -18,4 +20,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, RunConfig, INTERRUPTED)

@@ -14,8 +14,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
+from wan_alpha.command import ConfigError, valid_keys
 from wan_alpha.training import run
-from wan_alpha.training.entry import ConfigError, checked, valid_keys
+from wan_alpha.training.config import RunConfig
+from wan_alpha.training.entry import checked
 from wan_alpha.training.identity import is_free, register_resolver
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +56,7 @@ def test_every_option_of_every_group_is_valid(group: str, option: str) -> None:
 
 
 def test_files_and_schema_have_the_same_keys() -> None:
-    schema = set(valid_keys())
+    schema = set(valid_keys(RunConfig))
     reachable: set[str] = set()
     for group, option in OPTIONS:
         found = keys(compose(f"{group}={option}"))
@@ -136,7 +138,7 @@ def test_the_default_run_directory_follows_from_what_is_run() -> None:
 def test_keys_that_are_free_on_resume_exist() -> None:
     from wan_alpha.training.identity import FREE
 
-    assert set(FREE) <= set(valid_keys())
+    assert set(FREE) <= set(valid_keys(RunConfig))
     assert is_free("logger.wandb.mode")
     assert not is_free("optim.lr")
 

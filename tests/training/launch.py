@@ -15,9 +15,10 @@ import hydra
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from wan_alpha.command import run_command
 from wan_alpha.training import checkpoints, run
 from wan_alpha.training.config import RunConfig
-from wan_alpha.training.entry import checked, run_command
+from wan_alpha.training.entry import INTERRUPTED, checked
 from wan_alpha.training.identity import register_resolver
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +88,7 @@ def _child(moment: str, step: int, overrides: tuple[str, ...], words: str) -> No
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests without it
     MOMENTS[moment](step)
-    run_command(lambda: train(*overrides))
+    run_command(lambda: train(*overrides), RunConfig, INTERRUPTED)
 
 
 def die() -> None:

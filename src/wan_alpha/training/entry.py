@@ -1,31 +1,17 @@
-"""Between Hydra and the code: check the composed tree, and turn expected failures into sentences."""
+"""The configuration of a training run: checked key by key, and as a whole."""
 
 from __future__ import annotations
 
-import difflib
-import os
-import re
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
-from rich.markup import escape
+from omegaconf import DictConfig
 
+from ..command import ConfigError, validated
 from .config import RunConfig
 
-
-class ConfigError(ValueError):
-    """A key that does not exist, has the wrong type or is out of range."""
+INTERRUPTED = "the same command continues from the last checkpoint"
 
 
 def checked(cfg: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
@@ -36,13 +22,7 @@ def checked(cfg: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
     """
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         cfg.run_dir = HydraConfig.get().runtime.output_dir  # each job of a sweep has a directory of its own
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise ConfigError("\n".join(f"{key} has no value: give it on the command line, {key}=..." for key in missing))
-    tree = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-    try:
-        config = TypeAdapter(RunConfig).validate_python(tree)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_sentence(e, tree) for e in error.errors())) from None
+    config, tree = validated(cfg, RunConfig)
     check_together(config)
     return config, tree
 
@@ -56,120 +36,3 @@ def check_together(config: RunConfig) -> None:
         raise ConfigError("stage=vae needs a loss; null is for stage=base")
     if config.data.zoom[0] > config.data.zoom[1]:
         raise ConfigError(f"data.zoom={config.data.zoom}: the smaller number comes first")
-
-
-def _sentence(error: Any, tree: dict[str, Any]) -> str:
-    location, value = _location(error["loc"], tree), error["input"]
-    if error["type"] == "union_tag_invalid":
-        location, value = [*location, "kind"], error["ctx"]["tag"]
-    key = ".".join(location)
-    if error["type"] == "missing":
-        return f"{key} has no value: give it on the command line, {key}=..."
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden") or error["loc"][-1] == "[key]":
-        return f"{key}: no such key, {_origin(location)}.{_nearest(key)}"
-    return f"{key}={value!r}: {error['msg'][:1].lower()}{error['msg'][1:]}, {_origin(location)}"
-
-
-def _location(loc: tuple[int | str, ...], tree: dict[str, Any]) -> list[str]:
-    """Where an error is, in keys; pydantic also names the branch of a union that it took, and marks keys of a dict."""
-    location, node = [], cast(Any, tree)
-    for number, part in enumerate(loc):
-        known = isinstance(part, int) or (isinstance(node, dict) and part in node)
-        if (not known and number < len(loc) - 1) or part == "[key]":
-            continue
-        location.append(str(part))
-        node = node[part] if known and node is not None else None
-    return location
-
-
-def _origin(location: list[str]) -> str:
-    """The configuration file that sets a key, as far as the composition tells; else the command line."""
-    if not HydraConfig.initialized():
-        return "in the configuration"
-    runtime = HydraConfig.get().runtime
-    overrides = list(HydraConfig.get().overrides.task)
-    given = [o.lstrip("+~").split("=")[0] for o in overrides]
-    if any(f"{'.'.join(location)}.".startswith(f"{key}.") for key in given if key not in runtime.choices):
-        return "on the command line"
-    root = next(Path(s.path) for s in runtime.config_sources if s.provider == "main")
-    choices = [(g, n) for g, n in runtime.choices.items() if n and not g.startswith("hydra")]
-    files = [(root / group / f"{name}.yaml", group) for group, name in choices] + [(root / "train.yaml", "")]
-    # The experiment and debug files come last in the composition and win.
-    for chosen, group in sorted(files, key=lambda f: f[1] not in ("local", "debug", "experiment")):
-        file = next((f for f in _with_defaults(chosen) if _sets(f, group, location)), None)
-        if file is not None:
-            return f"in {file.resolve().relative_to(root.resolve().parent)}"
-    return "in the configuration"
-
-
-def _with_defaults(file: Path) -> Iterator[Path]:
-    """A file and those of its folder that its defaults list names; earlier ones win."""
-    if file.exists():
-        yield file
-        names = (yaml.safe_load(file.read_text()) or {}).get("defaults", [])
-        for name in reversed([n for n in names if isinstance(n, str) and n != "_self_"]):
-            yield from _with_defaults(file.parent / f"{name}.yaml")
-
-
-def _sets(file: Path, group: str, location: list[str]) -> bool:
-    node = yaml.safe_load(file.read_text()) or {}
-    is_global = "@package _global_" in file.read_text().split("\n", 1)[0]
-    path = location if is_global or not group else location[1:] if location[0] == group else None
-    for part in path or ():
-        if not isinstance(node, dict) or part not in node:
-            return False
-        node = node[part]
-    return bool(path)
-
-
-def valid_keys(schema: type = RunConfig, prefix: str = "") -> Iterator[str]:
-    """Every key of the schema, in dots."""
-    hints = get_type_hints(schema)
-    for item in fields(schema):
-        key = f"{prefix}{item.name}"
-        yield key
-        hint = hints[item.name]
-        if get_origin(hint) is dict:
-            yield from (f"{key}.{name}" for name in get_args(get_args(hint)[0]))
-        for candidate in (hint, *get_args(hint), *(a for b in get_args(hint) for a in get_args(b))):
-            if isinstance(candidate, type) and is_dataclass(candidate):
-                yield from valid_keys(candidate, f"{key}.")
-
-
-def _nearest(key: str) -> str:
-    known = sorted(set(valid_keys()))
-    leaves = {k.rsplit(".", 1)[-1]: k for k in known}
-    matches = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
-    matches = matches or [leaves[leaf] for leaf in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, n=1)]
-    return f" Did you mean {matches[0]}?" if matches else " See conf/ for all keys."
-
-
-def run_command(main: Callable[[], None]) -> None:
-    """Run a Hydra entry point; expected failures end in a sentence and exit code 1, others in a traceback."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print and exit by itself, without our sentence
-    try:
-        main()
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command continues from the last checkpoint", 130)
-    except yaml.YAMLError as error:
-        _fail(f"a configuration file is not valid YAML: {error}")
-    except (HydraException, OmegaConfBaseException) as error:
-        _fail(_composition_sentence(error))
-    except (ValueError, RuntimeError, OSError) as error:
-        if type(error).__module__.startswith("wan_alpha"):
-            _fail(str(error))
-        raise
-
-
-def _composition_sentence(error: Exception) -> str:
-    text = f"{error}\n{error.__cause__ or ''}"
-    found = re.search(r"Could not override '([^']+)'", text)
-    if found is None:
-        return str(error)
-    key = found.group(1)
-    return f"{key}: no such key, on the command line.{_nearest(key)}"
-
-
-def _fail(message: str, code: int = 1) -> None:
-    Console(stderr=True).print(f"[bold red]error[/bold red] {escape(message)}", highlight=False, soft_wrap=True)
-    sys.exit(code)
