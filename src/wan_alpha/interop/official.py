@@ -2,9 +2,11 @@
 
     python -m wan_alpha.interop.official vae --base Wan2.1_VAE.pth --checkpoint Wan-Alpha-VAE.bin --out DIR
     python -m wan_alpha.interop.official vae-export --base DIR/base --adapters DIR/adapters --out Wan-Alpha-VAE.bin
+    python -m wan_alpha.interop.official dit --base FILE --dora t2v.safetensors [--distill FILE] --out DIR
+    python -m wan_alpha.interop.official dit-adapter --base FILE --dora FILE --format diffusers --out FILE
 
-`vae` writes `DIR/base` and `DIR/adapters`, which `AlphaVAE.from_pretrained` takes.  Each command is a function that
-adds its parser and names the function that runs it.
+`vae` writes `DIR/base` and `DIR/adapters`, which `AlphaVAE.from_pretrained` takes; `dit` writes a transformer that
+plain diffusers loads.  Each command is a function that adds its parser and names the function that runs it.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ from rich.table import Table
 
 from ..models.adapters import AdapterError
 from ..models.base import BaseError
+from .official_dit import add_dit, add_dit_adapter
 from .official_vae import Converted, convert_vae, export_vae
-from .weights import CheckpointError, few, read_weights, write_weights
+from .weights import CheckpointError, few, read_weights, refuse_existing, write_weights
 
 _EXPECTED_ERRORS = (CheckpointError, AdapterError, BaseError, OSError)
 
@@ -52,13 +55,13 @@ def add_vae_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     parser.set_defaults(run=run_vae_export)
 
 
-COMMANDS = (add_vae, add_vae_export)
+COMMANDS = (add_vae, add_vae_export, add_dit, add_dit_adapter)
 
 
 def run_vae(args: argparse.Namespace, console: Console) -> None:
     """Convert, write, and say what became of every key."""
     for folder in (args.out / "base", args.out / "adapters"):
-        _refuse_existing(folder, args.overwrite)
+        refuse_existing(folder, args.overwrite)
     with console.status("reading"):
         base, checkpoint = read_weights(args.base), read_weights(args.checkpoint)
     with console.status("comparing with the base"):
@@ -75,7 +78,7 @@ def run_vae(args: argparse.Namespace, console: Console) -> None:
 
 def run_vae_export(args: argparse.Namespace, console: Console) -> None:
     """Export and write."""
-    _refuse_existing(args.out, args.overwrite)
+    refuse_existing(args.out, args.overwrite)
     with console.status("reading"):
         weights = export_vae(args.base, args.adapters, args.lora_alpha)
     with console.status("writing"):
@@ -112,13 +115,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _refuse_existing(path: Path, overwrite: bool) -> None:
-    """Adapters in the way may be days of training: replacing them must be said."""
-    if overwrite or not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    raise CheckpointError(f"{path} exists; give another --out, or --overwrite to replace it")
 
 
 if __name__ == "__main__":

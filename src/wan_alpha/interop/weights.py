@@ -54,8 +54,10 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     return dict(weights)
 
 
-def write_weights(path: str | Path, weights: Mapping[str, Tensor]) -> None:
+def write_weights(path: str | Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors by name, atomically; the suffix chooses the format (see `read_weights`).
+
+    `metadata` goes into the header of a safetensors file; a torch file has no place for it.
 
     The same tensor under two names is stored once in a torch file, twice in safetensors, which knows no sharing.
     """
@@ -66,12 +68,23 @@ def write_weights(path: str | Path, weights: Mapping[str, Tensor]) -> None:
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     try:
         if path.suffix in SAFETENSORS:
-            save_file({name: tensor.clone() for name, tensor in contiguous.items()}, partial, metadata={"format": "pt"})
+            save_file(
+                {name: tensor.clone() for name, tensor in contiguous.items()},
+                partial,
+                {"format": "pt"} | dict(metadata or {}),
+            )
         else:
             torch.save(contiguous, partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Weights in the way may be days of training: replacing them must be said."""
+    if overwrite or not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    raise CheckpointError(f"{path} exists; give another --out, or --overwrite to replace it")
 
 
 def few(names: Sequence[str], most: int = 3) -> str:
