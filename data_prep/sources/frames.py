@@ -11,7 +11,7 @@ import numpy as np
 
 from data_prep.sources import RawClip
 from wan_alpha.data.errors import AlphaError, DataError, MediaError
-from wan_alpha.data.media import LOSSY, LOSSY_ALPHA_FLOOR, VIDEOS, MediaInfo, Pair, probe, read_frames
+from wan_alpha.data.media import LOSSY, LOSSY_ALPHA_FLOOR, VIDEOS, MediaInfo, Pair, Source, probe, read_frames
 from wan_alpha.data.resize import Frames, resize_rgba, to_uint8
 
 BLOCK_PIXELS = 2**24  # of full-size frames that are in memory at once
@@ -49,7 +49,7 @@ def decode(
         )
     frames = np.empty((info.num_frames, height, width, 4), np.uint8)
     done = 0
-    for block in _blocks(clip, info):
+    for block in blocks(clip.media, clip.ext or None, info, clip.key):
         if done + len(block) > info.num_frames:
             raise MediaError(f"{clip.key}: holds more than the {info.num_frames} frames it promised; write it again")
         treated = treat(block) if treat else block
@@ -81,20 +81,24 @@ def check_alpha(key: str, frames: Frames, keep_inverted: bool = False) -> None:
         )
 
 
-def _blocks(clip: RawClip, info: MediaInfo) -> Iterator[Frames]:
-    """The frames of a clip in order, some at a time."""
-    media, ext = clip.media, clip.ext or None
+def blocks(media: Source, ext: str | None, info: MediaInfo, name: str) -> Iterator[Frames]:
+    """The frames of a clip in order, some at a time: uint8 (t, H, W, 4), straight colour.
+
+    Args:
+        media, ext, name: as in `wan_alpha.data.media.probe`.
+        info: what it says.
+    """
     count = max(1, BLOCK_PIXELS // (info.height * info.width))
     if isinstance(media, Pair) and media.fgr.suffix.lower() in VIDEOS and media.pha.suffix.lower() in VIDEOS:
         floor = LOSSY_ALPHA_FLOOR if media.pha.suffix.lower() in LOSSY else 0
-        frames = zip(_video(media.fgr), _video(media.pha), strict=False)  # `decode` counts
+        frames = zip(_video(media.fgr), _video(media.pha), strict=False)  # the caller counts
         while block := [_joined(colour, matte, floor) for colour, matte in islice(frames, count)]:
             yield np.stack(block)
         return
     if isinstance(media, bytes) or (isinstance(media, Path) and media.suffix.lower() in (".webm", ".webp", ".apng")):
         count = info.num_frames  # each block would be decoded from the start again
     for start in range(0, info.num_frames, count):
-        yield read_frames(media, ext, start, min(count, info.num_frames - start), name=clip.key)
+        yield read_frames(media, ext, start, min(count, info.num_frames - start), name=name)
 
 
 def _video(file: Path) -> Iterator[Frames]:

@@ -95,13 +95,13 @@ def test_unknown_set() -> None:
 
 def test_sharding_twice_gives_the_same_bytes(originals: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        shard.shard(shard.Options(originals, tmp_path / name, shard_mb=0.01))
+        shard.shard(shard.Options(originals, tmp_path / name, shard_mb=0.01, workers=0))
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     assert len(list((tmp_path / "a").glob("train-*.tar"))) > 1
 
 
 def test_shards_are_read_by_us_and_by_plain_webdataset(originals: Path, tmp_path: Path) -> None:
-    manifest = shard.shard(shard.Options(originals, tmp_path))
+    manifest = shard.shard(shard.Options(originals, tmp_path, workers=0))
     assert manifest["samples"] == {"train": 3, "val": 2}
     assert manifest["licences"] == ["MIT"]
     source = ShardSource(tmp_path, "val", verify=True)
@@ -113,9 +113,14 @@ def test_shards_are_read_by_us_and_by_plain_webdataset(originals: Path, tmp_path
 
 
 def test_a_smaller_run_leaves_no_old_shards(originals: Path, tmp_path: Path) -> None:
-    shard.shard(shard.Options(originals, tmp_path, shard_mb=0.001))
-    shard.shard(shard.Options(originals, tmp_path))
-    assert {file.name for file in tmp_path.iterdir()} == {"train-000000.tar", "val-000000.tar", "shards.json"}
+    shard.shard(shard.Options(originals, tmp_path, shard_mb=0.001, workers=0))
+    shard.shard(shard.Options(originals, tmp_path, workers=0))
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "train-000000.tar",
+        "val-000000.tar",
+        "shards.json",
+        "index.jsonl",
+    }
 
 
 def test_a_users_folder_becomes_shards(tmp_path: Path) -> None:
@@ -125,7 +130,7 @@ def test_a_users_folder_becomes_shards(tmp_path: Path) -> None:
     (tmp_path / "frames").mkdir()
     for t, frame in enumerate(frames_of[1]):
         Image.fromarray(frame).save(tmp_path / "frames" / f"{t}.png")
-    shard.shard(shard.Options(tmp_path, tmp_path / "out", val_share=0.5))
+    shard.shard(shard.Options(tmp_path, tmp_path / "out", val_share=0.5, workers=0))
     found = {}
     for split in ("train", "val"):
         source = ShardSource(tmp_path / "out", split)

@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wan_alpha.data.encode import write_ffv1, write_x264
 from wan_alpha.data.errors import AlphaError, MediaError
 from wan_alpha.data.pictures import DEFAULT_FPS, probe_picture, read_picture
 from wan_alpha.data.resize import Frames
-from wan_alpha.data.video import probe_video, read_video, write_ffv1
+from wan_alpha.data.video import probe_video, read_video
 
 __all__ = [
     "LOSSY_ALPHA_FLOOR",
@@ -34,6 +35,7 @@ __all__ = [
     "probe",
     "read_frames",
     "write_ffv1",
+    "write_x264",
 ]
 
 RGBA_PICTURES = frozenset({".png", ".apng", ".webp"})

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-from av.codec.context import Flags
 from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
+from wan_alpha.data.encode import ALPHA_TITLE
 from wan_alpha.data.errors import AlphaError, MediaError
 from wan_alpha.data.resize import Frames
 
 # FFmpeg's own VP8/VP9 decoders drop the alpha plane without a word; libvpx keeps it.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-PIXEL_FORMATS = {"RGBA": "rgba", "RGB": "rgb24"}
-# Every frame a key frame (`g`), so that a clip window is read without what lies before it.
-FFV1_OPTIONS = {"level": "3", "g": "1", "slices": "4", "slicecrc": "1", "context": "1"}
+PIXEL_FORMATS = {"RGBA": "rgba", "RGB": "rgb24", "L": "gray"}
 
 
 @contextmanager
-def _opened(source: Path | bytes, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """An open container and its video stream; FFmpeg's errors become a MediaError that names the file."""
+def _opened(source: Path | bytes, name: str, number: int = 0) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """An open container and a video stream of it; FFmpeg's errors become a MediaError that names the file."""
     try:
         with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
             if not container.streams.video:
                 raise MediaError(f"{name}: expected a video stream, found none")
-            yield container, container.streams.video[0]
+            yield container, container.streams.video[number]
     except MediaError:
         raise
     except (OSError, ValueError) as error:  # av.error.FFmpegError is one or the other
@@ -42,6 +38,12 @@ def _opened(source: Path | bytes, name: str) -> Iterator[tuple[InputContainer, V
 
 def _has_alpha(pixel_format: av.VideoFormat | None) -> bool:
     return pixel_format is not None and any(component.is_alpha for component in pixel_format.components)
+
+
+def _alpha_apart(container: InputContainer) -> bool:
+    """Whether colour and alpha are two streams, as `write_x264` writes them."""
+    streams = container.streams.video
+    return len(streams) == 2 and streams[1].metadata.get("title") == ALPHA_TITLE
 
 
 def _no_alpha(name: str, found: str) -> AlphaError:
@@ -64,7 +66,7 @@ def probe_video(source: Path | bytes, name: str, need_alpha: bool) -> tuple[int,
             tags = {key.lower(): value for key, value in stream.metadata.items()}
             alpha = tags.get("alpha_mode") == "1"
         else:
-            alpha = _has_alpha(context.format)
+            alpha = _has_alpha(context.format) or _alpha_apart(container)
         if need_alpha and not alpha:
             raise _no_alpha(name, f"{context.name} {context.pix_fmt}")
         num_frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
@@ -76,19 +78,32 @@ def probe_video(source: Path | bytes, name: str, need_alpha: bool) -> tuple[int,
 
 def read_video(source: Path | bytes, name: str, positions: range, mode: str = "RGBA") -> Frames:
     """Frames `positions` (ascending) of a video as uint8 (T, H, W, channels of `mode`); deeper sources become 8 bit."""
+    with _opened(source, name) as (container, stream):
+        apart = mode == "RGBA" and _alpha_apart(container)
+        if not apart:
+            return _read_stream(container, stream, name, positions, mode)
+        colour = _read_stream(container, stream, name, positions, "RGB", in_order=True)
+    with _opened(source, name, 1) as (container, stream):
+        alpha = _read_stream(container, stream, name, positions, "L")[..., None]
+    return np.concatenate([colour * (alpha > 0), alpha], axis=-1)
+
+
+def _read_stream(
+    container: InputContainer, stream: VideoStream, name: str, positions: range, mode: str, in_order: bool = False
+) -> Frames:
+    """Frames of one stream; `in_order`: its packets are known to come in the order of their pictures."""
     wanted = set(positions)
     frames = []
-    with _opened(source, name) as (container, stream):
-        for number, frame in _decode(container, stream, positions[0]):
-            if number in wanted:
-                if mode == "RGBA" and not _has_alpha(frame.format):
-                    raise _no_alpha(name, f"{stream.codec_context.name} {frame.format.name}")
-                if frame.is_corrupt:
-                    raise MediaError(f"{name}: frame {number} is damaged; write the file again or remove it")
-                # One thread: swscale's slice threads race now and then and damage rows, alpha above all.
-                frames.append(frame.reformat(format=PIXEL_FORMATS[mode], threads=1).to_ndarray())
-            if number >= positions[-1]:
-                break
+    for number, frame in _decode(container, stream, positions[0], in_order):
+        if number in wanted:
+            if mode == "RGBA" and not _has_alpha(frame.format):
+                raise _no_alpha(name, f"{stream.codec_context.name} {frame.format.name}")
+            if frame.is_corrupt:
+                raise MediaError(f"{name}: frame {number} is damaged; write the file again or remove it")
+            # One thread: swscale's slice threads race now and then and damage rows, alpha above all.
+            frames.append(frame.reformat(format=PIXEL_FORMATS[mode], threads=1).to_ndarray())
+        if number >= positions[-1]:
+            break
     if len(frames) < len(positions):
         raise MediaError(
             f"{name}: frame {positions[-1]} was asked for, but the video ends early; write the file again or remove it"
@@ -107,14 +122,16 @@ def _decoder(stream: VideoStream) -> VideoCodecContext:
     return context
 
 
-def _decode(container: InputContainer, stream: VideoStream, first: int) -> Iterator[tuple[int, av.VideoFrame]]:
+def _decode(
+    container: InputContainer, stream: VideoStream, first: int, in_order: bool = False
+) -> Iterator[tuple[int, av.VideoFrame]]:
     """(number, frame) of a stream in order, from `first` or a little before it.
 
     Where packets come in the order of their pictures, decoding starts at the last key frame before `first`.  VP8 and
     VP9 are decoded from the start: their alpha plane is a stream with key frames of its own.
     """
     decoder = _decoder(stream)
-    can_skip = not stream.codec_context.codec.reorder and stream.codec_context.name not in ALPHA_DECODERS
+    can_skip = in_order or (not stream.codec_context.codec.reorder and stream.codec_context.name not in ALPHA_DECODERS)
     waiting: list[av.Packet] = []
     arrived = number = 0
     for packet in container.demux(stream):
@@ -132,35 +149,3 @@ def _decode(container: InputContainer, stream: VideoStream, first: int) -> Itera
                 yield number, frame
                 number += 1
         waiting = []
-
-
-def write_ffv1(frames: Frames, fps: float, file: Path | io.BytesIO) -> None:
-    """Write RGBA frames as FFV1 (bgra) in Matroska: lossless, and the same bytes for the same input.
-
-    Args:
-        frames: uint8 (T, H, W, 4), straight colour.
-        fps: frames per second.
-        file: where to write; a path is replaced only once the video is complete.
-
-    Raises:
-        ValueError: the array is not uint8 (T, H, W, 4).
-    """
-    if frames.ndim != 4 or frames.shape[-1] != 4 or frames.dtype != np.uint8:
-        raise ValueError(f"expected uint8 frames of shape (T, H, W, 4), got {frames.dtype} {frames.shape}")
-    buffer = io.BytesIO()
-    # bitexact: no random segment identifier, no version string of the encoder.
-    with av.open(buffer, "w", format="matroska", container_options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("ffv1", rate=Fraction(fps).limit_denominator(1001), options=FFV1_OPTIONS)
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "bgra"
-        stream.codec_context.flags |= Flags.bitexact
-        stream.codec_context.thread_count = 1
-        for frame in frames:
-            bgra = np.ascontiguousarray(frame[..., [2, 1, 0, 3]])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(bgra, format="bgra")))
-        container.mux(stream.encode(None))
-    if isinstance(file, io.BytesIO):
-        file.write(buffer.getvalue())
-        return
-    partial = file.with_name(f"{file.name}.tmp")
-    partial.write_bytes(buffer.getvalue())
-    os.replace(partial, file)
