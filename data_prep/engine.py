@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 ENGINES = ("local", "ray")
 IN_FLIGHT = 4
 """Items on their way for each worker: enough that none waits, few enough that memory stays flat."""
+RAY_ATTEMPTS = 3
 
 
 class Engine(Protocol):
@@ -154,12 +155,25 @@ def _ray(workers: int, address: str | None) -> Iterator[RayCluster]:
         import ray
     except ImportError as error:
         raise DataError(f"engine=ray needs Ray ({error}); pip install 'wan-alpha[ray]', or engine=local") from error
-    started_here: dict[str, Any] = {"num_cpus": max(workers, 1), "include_dashboard": False} if address is None else {}
-    try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **started_here)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise DataError(f"ray={address}: the cluster does not answer ({error})") from error
+    if ray.is_initialized():  # by whoever called us, who will also end it
+        yield RayCluster(ray, IN_FLIGHT * max(1, int(ray.cluster_resources().get("CPU", 1))))
+        return
+    _connect(ray, workers, address)
     try:
         yield RayCluster(ray, IN_FLIGHT * max(1, int(ray.cluster_resources().get("CPU", 1))))
     finally:
         ray.shutdown()
+
+
+def _connect(ray: Any, workers: int, address: str | None) -> None:
+    """Join the cluster at `address`, or start one here; on a busy machine that may take more than one attempt."""
+    started_here: dict[str, Any] = {"num_cpus": max(workers, 1), "include_dashboard": False} if address is None else {}
+    for attempt in range(RAY_ATTEMPTS):
+        try:
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **started_here)
+            return
+        except Exception as error:  # Ray raises bare Exceptions when a part of it starts too slowly
+            ray.shutdown()
+            if attempt + 1 == RAY_ATTEMPTS or address is not None:
+                what = f"the cluster at ray={address} does not answer" if address else "Ray does not start here"
+                raise DataError(f"{what} ({error}); see ray's logs, or give engine=local") from error

@@ -13,20 +13,18 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data_prep import foreground
 from data_prep.cli import fail, parse
+from data_prep.engine import open_engine
 from data_prep.measures import measure
 from data_prep.sources import Choices, RawClip
 from data_prep.sources.frames import check_alpha, decode
@@ -62,6 +60,8 @@ class Options:
     keep_inverted: Annotated[bool, "keep clips whose alpha is opaque along the whole border"] = False
     max_gb: Annotated[float, "leave out clips whose frames would take more memory than so many gigabytes"] = 4.0
     workers: Annotated[int, "processes; 0: work in this one"] = 2
+    engine: Annotated[str, "local: processes of this machine; ray: a Ray cluster"] = "local"
+    ray: Annotated[str | None, "address of the Ray cluster; none: one is started on this machine"] = None
     limit: Annotated[int | None, "stop after so many clips"] = None
 
 
@@ -147,31 +147,37 @@ def _finished(out: Path, size: int | None) -> dict[str, Record]:
 def _run(todo: Iterator[RawClip], done: dict[str, Record], options: Options) -> Iterator[tuple[str, Record | str]]:
     """(key, record or the reason why there is none) of every clip that is not done, as they become ready."""
     columns = (TextColumn("ingest"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    clips = [clip for clip in todo if not _is_done(clip, done, options)]
-    if any(_colours(clip, options) == "estimated" for clip in clips):
-        foreground.prepare()
+    clips, total = _counted(_undone(todo, done, options))
     work = partial(_ingest_clip, options=options)
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        results = _in_processes(work, clips, options.workers) if options.workers else map(work, clips)
-        yield from progress.track(results, total=len(clips), description="ingest")
+    with (
+        open_engine(options.engine, options.workers, options.ray) as engine,
+        Progress(*columns, console=Console(stderr=True)) as progress,
+    ):
+        yield from progress.track(engine.map(work, clips), total=total, description="ingest")
 
 
-def _in_processes(
-    work: Callable[[RawClip], tuple[str, Record | str]], clips: list[RawClip], workers: int
-) -> Iterator[tuple[str, Record | str]]:
-    """Results of `work` in the order in which they become ready; never more than a few clips are on their way."""
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,))
-    queue = iter(clips)
-    waiting: set[Future[tuple[str, Record | str]]] = set()
-    try:
-        while True:
-            waiting |= {pool.submit(work, clip) for clip in itertools.islice(queue, 4 * workers - len(waiting))}
-            if not waiting:
-                return
-            ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in ready)
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _undone(todo: Iterator[RawClip], done: dict[str, Record], options: Options) -> Iterator[RawClip]:
+    """Clips that no earlier run has finished."""
+    prepared = False
+    for clip in todo:
+        if _is_done(clip, done, options):
+            continue
+        if not prepared and _colours(clip, options) == "estimated":
+            foreground.prepare()
+            prepared = True
+        yield clip
+
+
+def _counted(clips: Iterator[RawClip]) -> tuple[Iterable[RawClip], int | None]:
+    """The clips and how many there are; none where they bring their bytes, for then all would be in memory at once."""
+    first = next(clips, None)
+    if first is None:
+        return [], 0
+    whole = itertools.chain([first], clips)
+    if isinstance(first.media, bytes):
+        return whole, None
+    listed = list(whole)
+    return listed, len(listed)
 
 
 def _is_done(clip: RawClip, done: dict[str, Record], options: Options) -> bool:

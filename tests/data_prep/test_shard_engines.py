@@ -1,0 +1,157 @@
+"""Shards: the same bytes from every engine and after every interruption, an index that says where clips lie."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matting_trees import rgba, save
+
+from data_prep import engine, ingest, shard
+from data_prep.decisions import Decisions, decisions
+from wan_alpha.data.errors import DataError
+from wan_alpha.data.folders import FolderSource
+from wan_alpha.data.media import read_frames
+from wan_alpha.data.shards import ShardSource
+
+NUM_CLIPS = 7
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips as folders of frames, so that each has to be encoded."""
+    root = tmp_path_factory.mktemp("own")
+    for clip in range(NUM_CLIPS):
+        for number, frame in enumerate(rgba(clip, 4)):
+            save(frame, root / f"clip{clip}" / f"{number}.png")
+    return root
+
+
+def pack(root: Path, out: Path, **options: object) -> shard.Manifest:
+    chosen: dict[str, object] = {"workers": 0, "shard_mb": 0.02, "val_share": 0.3, **options}
+    return shard.shard(shard.Options(root, out, **chosen))  # type: ignore[arg-type]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_ray_gives_the_bytes_of_local_processes(own: Path, tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray")
+    choices: dict[str, Any] = {"source": "generic", "root": own, "size": 16}
+    pack(own, tmp_path / "here", codec="x264")
+    ingest.ingest(ingest.Options(out=tmp_path / "ingested-here", workers=0, **choices))
+    with engine.open_engine("ray", workers=1):  # one cluster for both steps: it takes seconds to start
+        pack(own, tmp_path / "ray", codec="x264", engine="ray")
+        ingest.ingest(ingest.Options(out=tmp_path / "ingested-ray", engine="ray", **choices))
+    assert not ray.is_initialized()
+    assert contents(tmp_path / "ray") == contents(tmp_path / "here")
+    assert contents(tmp_path / "ingested-ray") == contents(tmp_path / "ingested-here")
+
+
+def test_unknown_engines_and_codecs(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="engine=spark: expected one of local, ray"):
+        pack(own, tmp_path, engine="spark")
+    with pytest.raises(DataError, match="codec=h265: expected one of ffv1, x264"):
+        pack(own, tmp_path, codec="h265")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(DataError, match=r"pip install 'wan-alpha\[ray\]', or engine=local"):
+        pack(own, tmp_path, engine="ray")
+
+
+@pytest.mark.parametrize("codec", ["ffv1", "x264"])
+def test_index_says_where_each_clip_lies(own: Path, tmp_path: Path, codec: str) -> None:
+    manifest = pack(own, tmp_path, codec=codec, shard_mb=0.01)
+    lines = [json.loads(line) for line in (tmp_path / "index.jsonl").read_text().splitlines()]
+    assert [line["key"] for line in lines if line["split"] == "train"] == sorted(
+        line["key"] for line in lines if line["split"] == "train"
+    )
+    assert len(lines) == NUM_CLIPS == sum(manifest["samples"].values())
+    assert sum(manifest["frames"].values()) == 4 * NUM_CLIPS
+    assert len({line["shard"] for line in lines}) == len(manifest["shards"]) > 2
+    for line in lines:
+        data = (tmp_path / line["shard"]).read_bytes()[line["offset"] :][: line["size"]]
+        assert zlib.crc32(data) == line["meta"]["crc32"]
+        frames, wanted = read_frames(data, line["ext"], 0, 4), rgba(int(line["key"][-1]), 4)
+        np.testing.assert_array_equal(frames[..., 3], wanted[..., 3])
+        visible = wanted[..., 3] > 0
+        error = np.abs(frames[visible].astype(int) - wanted[visible])[:, :3]
+        assert error.mean() <= (0 if codec == "ffv1" else 4)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("after", [0, 2, 5, 8, 9, 10])
+def test_a_killed_run_continues_and_ends_with_the_same_bytes(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    pack(own, tmp_path / "whole")
+    out = tmp_path / "out"
+    work = {"left": after}
+    encode, write = shard.encode_clip, shard.pack
+
+    def until_killed(function):
+        def run(*arguments, **options):
+            if work["left"] == 0:
+                raise Killed
+            work["left"] -= 1
+            return function(*arguments, **options)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shard, "encode_clip", until_killed(encode))
+        patch.setattr(shard, "pack", until_killed(write))
+        if after == 10:  # while shards are moved to their places
+            patch.setattr(shard, "write_lines", until_killed(shard.write_lines))
+        with pytest.raises(Killed):
+            pack(own, out)
+    assert not (out / "shards.json").exists()
+    journal = next(out.glob(".shard-*/journal.jsonl"))
+    journal.write_bytes(journal.read_bytes() + b'{"clip": "cl')  # the line that was being written
+    calls: list[str] = []
+    monkeypatch.setattr(shard, "encode_clip", lambda job, stage: calls.append(job.key) or encode(job, stage))
+    pack(own, out)
+    assert len(calls) == max(0, NUM_CLIPS - after)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_stage_of_other_clips_is_thrown_away(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard, "plan", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        pack(own, tmp_path)
+    monkeypatch.undo()
+    (left,) = tmp_path.glob(".shard-*")
+    pack(own, tmp_path, codec="x264")
+    assert not left.exists()
+
+
+def test_decisions_leave_out_and_correct(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    curated = Decisions(dropped={"clip1": "curate: hardly moves", "clip2": "curate: grey"})
+    reviewed = Decisions(
+        dropped={"clip3": "review: rejected by ada"},
+        edits={"clip0": {"caption": "a wave"}},
+        kept=frozenset({"clip2"}),
+    )
+    monkeypatch.setattr("data_prep.decisions.READERS", (lambda _: curated, lambda _: reviewed))
+    assert decisions(own) == Decisions(
+        {"clip1": "curate: hardly moves", "clip3": "review: rejected by ada"}, reviewed.edits, reviewed.kept
+    )
+    manifest = pack(own, tmp_path)
+    captions = {clip.key: clip.caption for split in ("train", "val") for clip in ShardSource(tmp_path, split).clips}
+    assert captions == {"clip0": "a wave", "clip2": "", "clip4": "", "clip5": "", "clip6": ""}
+    assert manifest["left_out"] == 2
+    assert (tmp_path / "skipped.txt").read_text() == "clip1: curate: hardly moves\nclip3: review: rejected by ada\n"
+
+
+def test_every_clip_dropped(own: Path, tmp_path: Path) -> None:
+    source = FolderSource(own, "all")
+    with pytest.raises(DataError, match="no clip is left to pack"):
+        shard.write_shards(source, tmp_path, decided=Decisions(dropped={f"clip{n}": "no" for n in range(NUM_CLIPS)}))
