@@ -135,7 +135,7 @@ class KeptBytes:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in self.weights:
                 self.seen.append((StorageWeakRef(storage), storage.nbytes()))
-            return tensor
+            return tensor.detach()  # a function that saves its own output would be kept alive by it
 
         self.hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
         self.hooks.__enter__()
