@@ -6,8 +6,8 @@
 Four forms on the same random weights and the same input, in turns in one process: peft's LoRA, this project's DoRA,
 peft's DoRA, and no adapters at all (frozen weights, gradient to the input only).  The first two lines to compare are
 `dora` over `lora`.  On a CPU seconds are those of the process, not of the wall: other work on the machine counts less.
-A ratio is the median over turns of the ratio within a turn, so that a machine that is busy now and
-then does not decide it.  Kept bytes are what autograd holds after the forward pass, weights left out.
+A ratio is the median over turns of the ratio within a turn.  Kept bytes are what autograd holds after the forward
+pass, weights left out.
 """
 
 from __future__ import annotations
