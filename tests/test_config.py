@@ -10,6 +10,7 @@ from typing import Any
 
 import hydra
 import pytest
+import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
@@ -133,6 +134,19 @@ def test_the_default_run_directory_follows_from_what_is_run() -> None:
     assert run_dir("data.num_workers=3", "trainer.devices=2") == default
     changes = ["optim.lr=0.5", "seed=1", "model.lora.rank=3", "loss.weights.edge=0", "data.batch_size=1"]
     assert len({default, *(run_dir(change) for change in changes)}) == 1 + len(changes)
+
+
+@pytest.mark.parametrize(("built_for_bf16", "meaning"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_automatic_precision_follows_the_processor(
+    built_for_bf16: bool, meaning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: built_for_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    trainer = checked(compose("trainer=cpu"))[0].trainer
+    assert trainer.precision == "auto"
+    assert run.resolve_precision(trainer) == meaning
+    trainer.precision = "32-true"
+    assert run.resolve_precision(trainer) == "32-true"
 
 
 def test_keys_that_are_free_on_resume_exist() -> None:

@@ -59,7 +59,7 @@ def test_stacked_terms_equal_each_picture_compared_alone(loss):
 def test_vgg_sees_all_pictures_in_one_call(loss, monkeypatch):
     seen = []
     original = loss.perceptual.forward
-    monkeypatch.setattr(loss.perceptual, "forward", lambda a, b: seen.append(a.shape) or original(a, b))
+    monkeypatch.setattr(loss.perceptual, "forward", lambda a, b, turn: seen.append(a.shape) or original(a, b))
     rgb, alpha, canvas = clips()
     loss(rgb, alpha, rgb, alpha, canvas)
     assert seen == [(6, 3, 2, 8, 8)]

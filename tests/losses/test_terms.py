@@ -147,6 +147,16 @@ def test_stacked_pairs_equal_separate_calls(perceptual):
     torch.testing.assert_close(stacked, alone)
 
 
+def test_every_second_frame_in_turn_sees_them_all(perceptual, monkeypatch):
+    pred, target = picture(1, frames=5), picture(2, frames=5)
+    each = [perceptual(pred[:, :, t : t + 1], target[:, :, t : t + 1]) for t in range(5)]
+    monkeypatch.setattr(perceptual, "every", 2)
+    for turn, frames in ((0, (0, 2, 4)), (1, (1, 3)), (2, (0, 2, 4))):
+        torch.testing.assert_close(perceptual(pred, target, turn), torch.stack([each[t] for t in frames]).mean(0))
+    monkeypatch.setattr(perceptual, "every", 9)  # more than there are frames: still one of them, each in its turn
+    torch.testing.assert_close(torch.stack([perceptual(pred, target, turn) for turn in range(5)]), torch.stack(each))
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 @pytest.mark.parametrize("distance", ["l1", "mse"])
 def test_chunks_have_the_value_and_gradient_of_the_plain_graph(chunk, distance):
@@ -220,7 +230,7 @@ def test_perceptual_loss_refuses_what_it_cannot_do(perceptual):
         PerceptualLoss(layers=[])
     with pytest.raises(ValueError, match="distance is l1 or mse, got 'l2'"):
         PerceptualLoss(distance="l2")
-    with pytest.raises(ValueError, match="frames_per_chunk must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="frames_per_chunk and every must be at least 1, got 0 and 1"):
         PerceptualLoss(frames_per_chunk=0)
     with pytest.raises(ValueError, match="up to relu4_3"):
         PerceptualLoss(layers=["relu2_2", "relu4_3"])

@@ -36,6 +36,7 @@ SMALL = [
     "optim.warmup_steps=1",
     "optim.ema_decay=0.5",
     "trainer.threads=1",
+    "trainer.precision=32-true",
     "trainer.max_steps=6",
     "trainer.log_every_n_steps=1",
     "trainer.checkpoint_every_n_steps=2",

@@ -70,6 +70,14 @@ def test_the_exported_adapters_are_the_average_and_load(run_dir: Path, wan22: Pa
     assert all(torch.equal(t, average[name]) for name, t in vae.adapter_state().items())
 
 
+def test_training_goes_on_from_exported_adapters(run_dir: Path, wan22: Path, clips: Path, tmp_path: Path) -> None:
+    steps = ["trainer.max_steps=1", "trainer.val_every_n_steps=0", "optim.lr=1e-12"]
+    train(*small(wan22, clips, tmp_path, f"model.init_from={run_dir}", *steps))
+    before, after = (AlphaVAE.from_pretrained(wan22, run).adapter_state() for run in (run_dir, tmp_path))
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, atol=1e-9, rtol=0)
+
+
 def test_metrics_have_a_row_per_logged_step(run_dir: Path) -> None:
     rows = read_csv(run_dir)
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]  # steps done

@@ -83,6 +83,7 @@ class AlphaVAELoss(nn.Module):
         alpha: Tensor,
         canvas: Tensor,
         per_sample: bool = False,
+        turn: int = 0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch.
 
@@ -92,6 +93,7 @@ class AlphaVAELoss(nn.Module):
             rgb: true colour, (B, 3, T, H, W) in [-1, 1].
             alpha: true alpha, (B, 1, T, H, W) in [0, 1].
             canvas: the colour both are rendered on, (B, 3) or (3,) in [-1, 1].
+            turn: the number of the step, for a perceptual loss that does not look at every frame.
             per_sample: return one total per sample instead of their mean.
 
         Returns:
@@ -104,7 +106,7 @@ class AlphaVAELoss(nn.Module):
         target = self._stack(rgb, alpha, canvas, mask)
         pred = self._stack(pred_rgb, pred_alpha, canvas, mask if self.hard_mask == "target" else pred_alpha > 0)
 
-        distances = {kind: each.chunk(len(self.pictures)) for kind, each in self._distances(pred, target).items()}
+        distances = {kind: each.chunk(len(self.pictures)) for kind, each in self._distances(pred, target, turn).items()}
         total = rgb.new_zeros(rgb.shape[0])
         terms: dict[str, Tensor] = {}
         for index, picture in enumerate(self.pictures):
@@ -123,13 +125,13 @@ class AlphaVAELoss(nn.Module):
         }
         return torch.cat([draw[name]() for name in self.pictures])
 
-    def _distances(self, pred: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def _distances(self, pred: Tensor, target: Tensor, turn: int) -> dict[str, Tensor]:
         """Every kind of distance with a weight above 0, (pictures · B,) each."""
         distances = {}
         if self.weights.l1 > 0:
             distances["l1"] = l1(pred, target)
         if self.perceptual is not None:
-            distances["perceptual"] = self.perceptual(pred, target)
+            distances["perceptual"] = self.perceptual(pred, target, turn)
         if self.weights.edge > 0:
             distances["edge"] = edge_loss(pred, target, self.edge)
         return distances

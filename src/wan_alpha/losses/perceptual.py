@@ -24,6 +24,8 @@ class PerceptualLoss(nn.Module):
         layers: activations to compare, out of `wan_alpha.models.vgg.TAPS`; the loss is the mean over them.
         distance: "l1" or "mse" between activations.
         normalise: give VGG the ImageNet-normalised pictures it was trained on.
+        every: compare every so-manyth frame; which ones turns with `turn`, so that over the steps
+            every frame is looked at.
         frames_per_chunk: how many frames of the prediction (and as many of the target) are in VGG at a time.
 
     The authors' code is `PerceptualLoss("imagenet", layers=["relu2_2"], distance="mse", normalise=False)`.
@@ -35,6 +37,7 @@ class PerceptualLoss(nn.Module):
         layers: Sequence[str] = ("relu2_2", "relu3_3"),
         distance: Distance = "l1",
         normalise: bool = True,
+        every: int = 1,
         frames_per_chunk: int = 16,
     ) -> None:
         super().__init__()
@@ -42,16 +45,19 @@ class PerceptualLoss(nn.Module):
             raise ValueError(f"perceptual loss: layers {list(layers)} must be some of {', '.join(TAPS)}")
         if distance not in ("l1", "mse"):
             raise ValueError(f"perceptual loss: distance is l1 or mse, got {distance!r}")
-        if frames_per_chunk < 1:
-            raise ValueError(f"perceptual loss: frames_per_chunk must be at least 1, got {frames_per_chunk}")
+        if min(frames_per_chunk, every) < 1:
+            raise ValueError(
+                f"perceptual loss: frames_per_chunk and every must be at least 1, got {frames_per_chunk} and {every}"
+            )
         self.layers = tuple(layers)
         self.distance = distance
         self.normalise = normalise
+        self.every = every
         self.frames_per_chunk = frames_per_chunk
         self.vgg = load_vgg16(weights, until=max(layers, key=TAPS.__getitem__))
 
-    def forward(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Distance of every pair: two (B, 3, T, H, W) in [-1, 1] -> (B,).
+    def forward(self, pred: Tensor, target: Tensor, turn: int = 0) -> Tensor:
+        """Distance of every pair: two (B, 3, T, H, W) in [-1, 1] -> (B,).  `turn` is the number of the step.
 
         Stack all pairs of a step along the batch and call this once.
         """
@@ -60,6 +66,8 @@ class PerceptualLoss(nn.Module):
                 f"perceptual loss: expected two clips (B, 3, T, H, W) of one shape, got {tuple(pred.shape)} and "
                 f"{tuple(target.shape)}"
             )
+        frames = slice(turn % min(self.every, pred.shape[2]), None, self.every)
+        pred, target = pred[:, :, frames], target[:, :, frames]
         distances = _ChunkedDistances.apply(_frames(pred), _frames(target), self)
         return distances.unflatten(0, (pred.shape[0], pred.shape[2])).mean(1)
 

@@ -34,7 +34,8 @@ class AlphaVAEModule(StageModule):
         rgb, alpha = batch["rgb"], batch["alpha"]
         z = self.vae.encode(rgb, alpha, batch["background"], streaming=False)  # hard render, encode both, merge
         rgb_hat, alpha_hat = self.vae.decode(z, streaming=False)
-        loss, terms = self.loss(rgb_hat, alpha_hat, rgb, alpha, batch["canvas"])  # soft and hard renders inside
+        # Soft and hard renders are inside.
+        loss, terms = self.loss(rgb_hat, alpha_hat, rgb, alpha, batch["canvas"], turn=self.global_step)
         self.log_step({"loss": loss, **terms})
         return loss
 

@@ -11,6 +11,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import nn
 
 from ..losses.alpha import AlphaVAELoss
+from ..models.adapters import load_adapters
 from ..models.alpha_vae import AdapterSpec, AlphaVAE
 from ..models.base import check_size, load_vae
 from ..stages.base import BaseVAEModule
@@ -59,6 +60,8 @@ def _alpha_vae(config: RunConfig) -> AlphaVAEModule:
     spec = AdapterSpec(model.lora.rank, model.lora.alpha, model.merge.init, model.merge.residual_blocks)
     # In float32 whatever the precision of the step: in bf16, W + s·B·A would round small updates away.
     vae = AlphaVAE(load_vae(config.base.path), spec, checkpointing=config.trainer.activation_checkpointing)
+    if model.init_from is not None:
+        vae.load_adapter_state(load_adapters(model.init_from, vae.base).tensors)
     return AlphaVAEModule(vae, build_loss(config.loss), _optimiser(config))
 
 

@@ -61,7 +61,7 @@ class TrainerConfig:
     devices: int | str | list[int]
     num_nodes: Count
     strategy: str
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # auto: bf16 where the device is built for it
     max_steps: Count
     accumulate_grad_batches: Count
     gradient_clip_val: NonNegative
@@ -115,6 +115,7 @@ class AlphaVAEConfig:
     kind: Literal["alpha_vae"]
     merge: MergeConfig
     lora: LoraConfig
+    init_from: str | None  # adapters to start from: an exported directory, a run, or tiny; null: fresh ones
 
 
 @dataclass
@@ -136,6 +137,7 @@ class PerceptualConfig:
     weights: str  # bundled, imagenet, or a path
     layers: list[str]
     distance: Literal["l1", "mse"]
+    every: Count  # compare every so-manyth frame, others in the next step
     normalise: bool  # ImageNet statistics, as VGG expects; the authors' code leaves them out
 
 

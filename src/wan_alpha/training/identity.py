@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 # Keys that may change when a run is continued: none of them changes what a step computes.  What batch_size, devices and
 # num_nodes make together, the global batch, may not change, nor may the data behind data.root, the weights of the base,
-# or the steps for which the learning rate is laid out: these are compared apart.
+# what precision=auto stands for, or the steps for which the learning rate is laid out: these are compared apart.
 FREE = (
     "ckpt_path",
     "run_dir",
@@ -25,6 +25,7 @@ FREE = (
     "data.batch_size",
     "trainer.accelerator",
     "trainer.devices",
+    "trainer.precision",
     "trainer.num_nodes",
     "trainer.strategy",
     "trainer.max_steps",
@@ -35,7 +36,7 @@ FREE = (
     "trainer.threads",
 )
 # These may change within a run, but are meant as a new one when nothing else says which run is meant.
-PART_OF_THE_NAME = ("data.root", "data.batch_size", "trainer.max_steps")
+PART_OF_THE_NAME = ("data.root", "data.batch_size", "trainer.max_steps", "trainer.precision")
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

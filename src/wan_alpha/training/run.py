@@ -20,7 +20,7 @@ from rich.markdown import Markdown
 from ..models.base import fingerprint
 from .build import build_module, schedule_steps
 from .checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError, PeriodicCheckpoint, last_checkpoint
-from .config import RunConfig
+from .config import RunConfig, TrainerConfig
 from .data import ClipDataModule
 from .ema import AdapterEMA
 from .finish import Export
@@ -56,6 +56,7 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
     manifests = {"train": data.train_source.manifest_hash, "val": data.val_source.manifest_hash}
     identity = tree | {
         "global batch": config.data.batch_size * trainer.world_size,
+        "precision": resolve_precision(config.trainer),
         "schedule steps": schedule_steps(config) if config.optim.decay_share else None,
         "data manifest": manifests,
         "base weights": fingerprint(module.base),
@@ -157,7 +158,7 @@ def build_trainer(config: RunConfig) -> pl.Trainer:
         devices=t.devices,
         num_nodes=t.num_nodes,
         strategy=strategy,
-        precision=t.precision,
+        precision=resolve_precision(t),
         max_steps=t.max_steps,
         accumulate_grad_batches=t.accumulate_grad_batches,
         gradient_clip_val=t.gradient_clip_val or None,
@@ -174,6 +175,16 @@ def build_trainer(config: RunConfig) -> pl.Trainer:
         plugins=[AtomicCheckpointIO()],
         logger=False,
     )
+
+
+def resolve_precision(trainer: TrainerConfig) -> Any:
+    """What `precision=auto` means on this machine: bf16 autocast where the hardware multiplies bf16, else float32."""
+    if trainer.precision != "auto":
+        return trainer.precision
+    on_gpu = trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and torch.cuda.is_available())
+    on_cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else on_cpu
+    return "bf16-mixed" if has_bf16 else "32-true"
 
 
 def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
