@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "wan_alpha"
 # From top to bottom: a room imports only from rooms below it.
-ROOMS = ["training", "stages", "evaluation", "interop", "data", "losses", "models", "rendering"]
+ROOMS = ["training", "stages", "pipeline", "evaluation", "interop", "data", "losses", "models", "rendering"]
 FRAMEWORKS = {"hydra", "omegaconf", "pytorch_lightning", "lightning", "wandb"}
 
 

@@ -10,13 +10,13 @@ authors' order is the DoRA first, then the distillation LoRA.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from .dit_naming import AdapterKey, dit_table, parse_adapter_key
 from .weights import SAFETENSORS, CheckpointError, few, read_weights
@@ -73,6 +73,9 @@ class DitAdapter:
     @property
     def ranks(self) -> set[int]:
         return {update.a.shape[0] for update in self.layers.values() if update.a is not None}
+
+
+Strength = tuple[DitAdapter, float]
 
 
 def read_dit_adapter(path: str | Path, base: Mapping[str, Tensor], alpha: float | None = None) -> DitAdapter:
@@ -137,7 +140,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 @torch.no_grad()
-def merge_dit_adapters(base: Mapping[str, Tensor], adapters: Iterable[tuple[DitAdapter, float]]) -> dict[str, Tensor]:
+def merge_dit_adapters(base: Mapping[str, Tensor], adapters: Iterable[Strength]) -> dict[str, Tensor]:
     """The base's weights with all adapters folded in, one after the other, in float32, then cast back.
 
     Args:
@@ -147,20 +150,28 @@ def merge_dit_adapters(base: Mapping[str, Tensor], adapters: Iterable[tuple[DitA
     Returns:
         All weights by the same names; those that no adapter touches are the base's own tensors.
     """
-    stack = list(adapters)
-    merged = dict(base)
-    touched = {module for adapter, _ in stack for module in adapter.layers}
-    for module in touched:
-        for name in ("weight", "bias", "scale_shift_table"):
-            full = f"{module}.{name}" if module else name
-            if full not in base:
+    return dict(base) | dict(_merged(base, list(adapters)))
+
+
+@torch.no_grad()
+def merge_into(transformer: nn.Module, adapters: Iterable[Strength]) -> None:
+    """The same in place, one weight at a time: needs no memory for a second model."""
+    parameters = dict(transformer.named_parameters())
+    for name, tensor in _merged(parameters, list(adapters)):
+        parameters[name].copy_(tensor)
+
+
+def _merged(base: Mapping[str, Tensor], adapters: list[Strength]) -> Iterator[tuple[str, Tensor]]:
+    for module in {module for adapter, _ in adapters for module in adapter.layers}:
+        for leaf in ("weight", "bias", "scale_shift_table"):
+            name = f"{module}.{leaf}" if module else leaf
+            if name not in base:
                 continue
-            value = base[full].float()
-            for adapter, strength in stack:
+            value = base[name].float()
+            for adapter, strength in adapters:
                 if update := adapter.layers.get(module):
-                    value = _updated(value, update, name, strength)
-            merged[full] = value.to(base[full].dtype).contiguous()
-    return merged
+                    value = _updated(value, update, leaf, strength)
+            yield name, value.to(base[name].dtype).contiguous()
 
 
 def magnitude_ratio(weight: Tensor, update: LayerUpdate) -> Tensor:

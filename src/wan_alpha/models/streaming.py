@@ -13,6 +13,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import (
     CACHE_T,
     AutoencoderKLWan,
+    WanDecoder3d,
     patchify,
     unpatchify,
 )
@@ -59,14 +60,15 @@ def encode_features_chunk(vae: AutoencoderKLWan, video: Tensor, cache: FeatureCa
     return encoder.mid_block(x, feat_cache=cache.features, feat_idx=cache.index)
 
 
-def decode_chunks(vae: AutoencoderKLWan, z: Tensor) -> Iterator[Tensor]:
+def decode_chunks(vae: AutoencoderKLWan, z: Tensor, decoder: WanDecoder3d | None = None) -> Iterator[Tensor]:
     """Decode raw latents (B, z, T', h, w); yields (B, 3, 1, H, W), then (B, 3, 4, H, W) for each further latent frame.
 
-    Unclamped, about [-1, 1].
+    Unclamped, about [-1, 1].  `decoder` stands in for the VAE's own.
     """
-    cache = FeatureCache(vae.decoder)
+    decoder = decoder or vae.decoder
+    cache = FeatureCache(decoder)
     z = vae.post_quant_conv(z)
     for t in range(z.shape[2]):
         cache.rewind()
-        x = vae.decoder(z[:, :, t : t + 1], feat_cache=cache.features, feat_idx=cache.index, first_chunk=t == 0)
+        x = decoder(z[:, :, t : t + 1], feat_cache=cache.features, feat_idx=cache.index, first_chunk=t == 0)
         yield unpatchify(x, vae.config["patch_size"] or 1)

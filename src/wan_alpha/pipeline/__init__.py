@@ -1,0 +1,1 @@
+"""Text (or an image) -> RGBA video -> files that editors, browsers and game engines open."""

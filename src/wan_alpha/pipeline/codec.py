@@ -1,0 +1,131 @@
+"""The RGBA VAE as one component of a diffusers pipeline: streaming both decoders, merged or not."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import Tensor, nn
+
+from ..models.alpha_vae import AlphaVAE
+from ..models.lora import merge_adapter
+from ..models.streaming import decode_chunks
+from ..rendering import rgb_to_alpha
+from .tiling import decode_tiled, exact_halo
+
+
+class RgbaCodec(nn.Module):
+    """Encoder, merge block and the two decoders, under the names that diffusers' WanPipeline asks of a VAE.
+
+    Merged, there are two decoders with weights of their own; everything that no adapter touches (norms, biases, the
+    post-quant convolution) is shared.  Not merged, it is one decoder with two LoRA adapters.
+
+    Args:
+        vae: taken over, not copied.
+        merge: fold the adapters into the weights, in float32.
+    """
+
+    def __init__(self, vae: AlphaVAE, merge: bool = True) -> None:
+        super().__init__()
+        self.alpha_vae = vae
+        self.merged = merge
+        self.tile: int | None = None
+        self.halo: int | None = None
+        self.alpha_decoder: WanDecoder3d | None = None
+        if merge:
+            self.alpha_decoder = copy.deepcopy(vae.base.decoder)
+            merge_adapter(self.alpha_decoder, "alpha")
+            merge_adapter(vae.base.decoder, "rgb")
+            _share_equal_parameters(vae.base.decoder, self.alpha_decoder)
+        self.requires_grad_(False)
+
+    @property
+    def config(self) -> Any:
+        """The base VAE's configuration."""
+        return self.alpha_vae.base.config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.alpha_vae.base.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.alpha_vae.base.device
+
+    def enable_tiling(self, tile: int = 32, halo: int | None = None) -> None:
+        """Decode in tiles of `tile` x `tile` latent cells; `halo` cells around each (None: as many as are exact)."""
+        if tile < 1 or (halo is not None and halo < 0):
+            raise ValueError(f"a tile is at least 1 latent cell wide and its halo at least 0, not {tile} and {halo}")
+        self.tile, self.halo = tile, halo
+
+    def disable_tiling(self) -> None:
+        """Decode whole frames again."""
+        self.tile = None
+
+    @apply_forward_hook
+    @torch.no_grad()
+    def encode(self, rgb: Tensor, alpha: Tensor, background: Sequence[float] = (1.0, -1.0, 1.0)) -> Tensor:
+        """RGBA clip -> normalised latent; see `AlphaVAE.encode`."""
+        return self.alpha_vae.normalize(self.alpha_vae.encode(rgb, alpha, background))
+
+    @torch.no_grad()
+    def stream(self, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Decode frame by frame with memory that does not grow with the length of the clip.
+
+        Args:
+            z: raw latent (B, z, T', h, w).
+
+        Yields:
+            rgb (B, 3, t, H, W) in [-1, 1] and alpha (B, 1, t, H, W) in [0, 1]: t = 1, then 4 per latent frame.
+        """
+        self.alpha_vae.check_latent(z)
+        _run_offload_hook(self)
+        base = self.alpha_vae.base
+        rgb_chunks, grey_chunks = (decode_chunks(base, z, decoder) for decoder in (base.decoder, self.alpha_decoder))
+        for _ in range(z.shape[2]):
+            # One after the other: only one decoder's activations are alive at a time.
+            with self._adapter("rgb"):
+                rgb = next(rgb_chunks)
+            with self._adapter("alpha"):
+                grey = next(grey_chunks)
+            yield rgb.clamp(-1, 1), rgb_to_alpha(grey).clamp(0, 1)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw latent -> rgb (B, 3, T, H, W) in [-1, 1] and alpha (B, 1, T, H, W) in [0, 1], both clamped."""
+        if self.tile is None:
+            rgb, alpha = zip(*self.stream(z), strict=True)
+            return torch.cat(rgb, dim=2), torch.cat(alpha, dim=2)
+        self.alpha_vae.check_latent(z)
+        _run_offload_hook(self)
+        base = self.alpha_vae.base
+        halo = exact_halo(base) if self.halo is None else self.halo
+        with self._adapter("rgb"):
+            rgb_video = decode_tiled(base, z, base.decoder, self.tile, halo)
+        with self._adapter("alpha"):
+            grey = decode_tiled(base, z, self.alpha_decoder or base.decoder, self.tile, halo)
+        return rgb_video.clamp(-1, 1), rgb_to_alpha(grey).clamp(0, 1)
+
+    def _adapter(self, name: str) -> AbstractContextManager[None]:
+        return nullcontext() if self.merged else self.alpha_vae.adapters.use(name)
+
+
+def _share_equal_parameters(source: nn.Module, target: nn.Module) -> None:
+    """Let `target` use the tensors of `source` wherever both hold the same numbers."""
+    for name, parameter in list(target.named_parameters()):
+        original = source.get_parameter(name)
+        if torch.equal(parameter, original):
+            parent, _, leaf = name.rpartition(".")
+            setattr(target.get_submodule(parent), leaf, original)
+
+
+def _run_offload_hook(module: nn.Module) -> None:
+    """What diffusers' `apply_forward_hook` does, for a generator: model offloading moves the weights in now."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is not None and hasattr(hook, "pre_forward"):
+        hook.pre_forward(module)

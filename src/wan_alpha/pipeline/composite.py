@@ -1,0 +1,89 @@
+"""A video over something: checkerboard, a colour, or the user's own picture or video; for looking, no alpha left."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from ..rendering import checkerboard
+from .pixels import Pixels
+
+_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+_NAMED = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128), "green": (0, 255, 0),
+          "blue": (0, 0, 255), "red": (255, 0, 0), "magenta": (255, 0, 255)}  # fmt: skip
+
+
+class BackgroundError(ValueError):
+    """The background is no colour, no picture and no video."""
+
+
+def composite(pixels: Pixels, background: str = "checkerboard") -> Pixels:
+    """Straight pixels over a background.
+
+    Args:
+        pixels: (T, H, W, 4) in [0, 1].
+        background: `checkerboard`, a colour (`#00ff00` or a name), or the path of a picture or a video; a video that
+            is shorter starts again, and both are scaled to cover the frame.
+
+    Returns:
+        (T, H, W, 3) in [0, 1].
+    """
+    below = _background(background, *pixels.shape[:3])
+    alpha = pixels[..., 3:]
+    return pixels[..., :3] * alpha + below * (1 - alpha)
+
+
+def parse_colour(text: str) -> tuple[int, int, int] | None:
+    """`#rgb`, `#rrggbb` or a name -> 0..255 each; None if it is neither."""
+    if text.lower() in _NAMED:
+        return _NAMED[text.lower()]
+    if re.fullmatch(r"#[0-9a-fA-F]{3}", text):
+        text = "#" + "".join(2 * c for c in text[1:])
+    if re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+        return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+    return None
+
+
+def _background(background: str, count: int, height: int, width: int) -> Pixels:
+    """(T or 1, H, W, 3) in [0, 1]."""
+    if background == "checkerboard":
+        board = (checkerboard(height, width, max(4, min(height, width) // 30)).permute(1, 2, 0).numpy() + 1) / 2
+        return board[None].astype(np.float32)
+    if (colour := parse_colour(background)) is not None:
+        return np.full((1, height, width, 3), np.array(colour) / 255, dtype=np.float32)
+    if not Path(background).is_file():
+        raise BackgroundError(
+            f"background {background!r} is no file, no colour (#rrggbb, {', '.join(_NAMED)}) and not checkerboard"
+        )
+    if Path(background).suffix.lower() in _PICTURES:
+        with Image.open(background) as picture:
+            return _cover(picture.convert("RGB"), height, width)[None]
+    frames = _read_video(background, count, height, width)
+    return np.stack([frames[i % len(frames)] for i in range(count)])
+
+
+def _read_video(path: str, count: int, height: int, width: int) -> list[Pixels]:
+    try:
+        with av.open(path) as container:
+            frames = []
+            for frame in container.decode(video=0):
+                frames.append(_cover(Image.fromarray(frame.to_ndarray(format="rgb24")), height, width))
+                if len(frames) == count:
+                    break
+    except (OSError, ValueError, IndexError) as error:
+        raise BackgroundError(f"background {path}: cannot be decoded ({error})") from error
+    if not frames:
+        raise BackgroundError(f"background {path}: holds no frame")
+    return frames
+
+
+def _cover(picture: Image.Image, height: int, width: int) -> Pixels:
+    scale = max(width / picture.width, height / picture.height)
+    size = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    scaled = picture.resize(size, Image.Resampling.LANCZOS).crop((left, top, left + width, top + height))
+    return np.asarray(scaled, np.float32) / np.float32(255)

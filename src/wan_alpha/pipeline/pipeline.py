@@ -1,0 +1,232 @@
+"""AlphaWanPipeline: diffusers' WanPipeline whose videos have an alpha channel."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from diffusers.pipelines.wan.pipeline_wan import WanPipeline
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor
+from transformers import CLIPVisionModel, UMT5EncoderModel
+
+from ..interop.dit_adapters import merge_into, read_dit_adapter
+from ..interop.dit_formats import adapter_tensors
+from ..interop.weights import CheckpointError
+from ..models.adapters import AdapterError
+from ..models.alpha_vae import AlphaVAE
+from ..models.base import SizeError
+from .codec import RgbaCodec
+from .image_to_video import FirstFrame, condition, conditioned
+from .loading import DIT_FILES, AdapterFiles, AdapterPaths, find_adapters, locate_pipeline, missing_base
+from .schedules import DISTILLED_SHIFT, DISTILLED_STEPS, distilled_sigmas, explicit_sigmas, flow_shift
+from .video import Video
+
+log = logging.getLogger(__name__)
+
+
+class AlphaWanPipeline(WanPipeline):
+    """Text -> RGBA video.  Everything of diffusers' WanPipeline works: schedulers, offloading, callbacks, LoRAs.
+
+    `vae` is a `RgbaCodec`, which holds both decoders.  Load it with `from_pretrained`.
+    """
+
+    model_cpu_offload_seq = "text_encoder->image_encoder->transformer->transformer_2->vae"
+    _optional_components = [*WanPipeline._optional_components, "image_encoder", "image_processor"]  # noqa: RUF012
+
+    def __init__(  # diffusers reads the components and their types from this signature
+        self,
+        tokenizer: Any,
+        text_encoder: UMT5EncoderModel,
+        vae: AutoencoderKLWan,
+        scheduler: SchedulerMixin,
+        transformer: WanTransformer3DModel | None = None,
+        transformer_2: WanTransformer3DModel | None = None,
+        boundary_ratio: float | None = None,
+        expand_timesteps: bool = False,
+        image_encoder: CLIPVisionModel | None = None,
+        image_processor: Any = None,
+    ) -> None:
+        parts = (tokenizer, text_encoder, vae, scheduler, transformer, transformer_2)
+        super().__init__(*parts, boundary_ratio, expand_timesteps)  # type: ignore[arg-type]
+        self.register_modules(image_encoder=image_encoder, image_processor=image_processor)
+        self.few_step = False
+        self.adapters: dict[str, str] = {}
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        base: str | Path = "tiny",
+        adapters: AdapterPaths = "tiny",
+        merge: bool = True,
+        distill: str | Path | None = None,
+        dtype: torch.dtype = torch.float32,
+        vae_dtype: torch.dtype = torch.float32,
+        **components: Any,
+    ) -> AlphaWanPipeline:
+        """Load a base and put adapters on it.
+
+        Args:
+            base: `tiny` (shipped), `wan2.1-1.3b`, `wan2.1-14b`, `wan2.2-5b`, a hub id or a path in diffusers' layout.
+            adapters: `tiny`, an exported directory, a run, or several: see `find_adapters`.
+            merge: fold all adapters into the weights (in float32, then cast): no extra cost per step.  False keeps
+                them apart, to be switched by diffusers' own functions.
+            distill: LightX2V or CausVid LoRA, added after the DoRA; then 4 steps without guidance are the default.
+            dtype: of transformer and text encoder; bfloat16 on a GPU.
+            vae_dtype: of the VAE.
+            components: parts to use instead of the base's (`scheduler=`, `transformer=`, ...).
+
+        Raises:
+            BaseError: no such base; says where to get it and how large it is.
+            AdapterError: the adapters are missing, damaged or made for another base.
+        """
+        files = find_adapters(adapters)
+        if distill is not None:
+            files = AdapterFiles(files.vae, files.dit, Path(distill))
+        where = locate_pipeline(base)
+        vae = AlphaVAE.from_pretrained(base, files.vae, dtype=vae_dtype)
+        try:
+            pipe = super().from_pretrained(where, vae=vae.base, dtype=dtype, **components)
+        except (OSError, ValueError) as error:
+            raise missing_base(base, error) from error
+        pipe.register_modules(vae=RgbaCodec(vae, merge))  # only now: diffusers loads models of its own classes only
+        pipe._put_on(files, merge)
+        # Names only: files travel, and the folders of whoever made them are nobody's business.
+        used = {"vae": files.vae, "dit": files.dit, "distill": files.distill}
+        pipe.adapters = {"base": Path(base).name} | {k: _short(v) for k, v in used.items() if v is not None}
+        return pipe
+
+    def _put_on(self, files: AdapterFiles, merge: bool) -> None:
+        """DoRA first, then the distillation LoRA, onto the transformer."""
+        if files.dit is None:
+            log.warning("no adapters of the DiT: the transformer is the plain base, which knows nothing of alpha")
+        stack = {name: path for name, path in (("rgba", files.dit), ("distill", files.distill)) if path is not None}
+        self.few_step = files.distill is not None
+        weights = self.transformer.state_dict()
+        try:
+            read = {name: read_dit_adapter(path, weights) for name, path in stack.items()}
+        except CheckpointError as error:
+            raise AdapterError(f"the adapters do not fit the base: {error}") from error
+        if merge:
+            merge_into(self.transformer, [(adapter, 1.0) for adapter in read.values()])
+            return
+        for name, adapter in read.items():
+            # Further differences (LightX2V's diff_b) are what diffusers' own reader understands.
+            plain = not any(update.added for update in adapter.layers.values())
+            source = adapter_tensors(adapter, "diffusers", weights)[0] if plain else str(stack[name])
+            self.load_lora_weights(source, adapter_name=name)
+        if read:
+            self.set_adapters(list(read))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        num_frames: int = 81,
+        height: int = 480,
+        width: int = 832,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int | Sequence[int] = 0,
+        shift: float | None = None,
+        sigmas: Sequence[float] | None = None,
+        fps: float | None = None,
+        image: FirstFrame | None = None,
+        output_type: str = "video",
+        **options: Any,
+    ) -> Any:
+        """Generate.
+
+        Args:
+            prompt: one, or several that are sampled as a batch.
+            negative_prompt: what guidance leads away from.
+            num_frames: T = 1 + 4k; others are rounded, with a notice.
+            height, width: pixels, multiples of 16 (32 for Wan2.2-5B).
+            num_inference_steps, guidance_scale: None means 50 and 5.0, or for a distilled model 4 and 1.0.
+            seed: one number for every prompt, or one per prompt; a video does not depend on the others of its batch.
+            shift: timestep shift of the schedule; None is the base's own, or 5 for a distilled model.
+            sigmas: explicit noise levels instead of the scheduler's; a distilled model has its own.
+            fps: frames per second that files are to have; None is the base's.
+            image: first frame of the video, for bases that take one.
+            output_type: `video`, or `latent` for the normalised latents.
+            options: everything else that WanPipeline takes (callbacks, `max_sequence_length`, ...).
+
+        Returns:
+            A `Video`, or a list of them if `prompt` is a list; with output_type=`latent`, latents (B, z, T', h, w).
+        """
+        num_frames = self.round_frames(num_frames)
+        self.check_size(height, width)
+        steps = num_inference_steps or (DISTILLED_STEPS if self.few_step else 50)
+        guidance = guidance_scale if guidance_scale is not None else (1.0 if self.few_step else 5.0)
+        if sigmas is None and self.few_step:
+            sigmas = distilled_sigmas(steps, DISTILLED_SHIFT if shift is None else shift)
+            shift = None
+        count = len(prompt) if isinstance(prompt, list) else 1
+        seeds = [int(seed)] * count if isinstance(seed, int) else [int(s) for s in seed]
+        if len(seeds) != count:
+            raise ValueError(f"{len(seeds)} seeds for {count} prompts: give one for all, or one each")
+        options.setdefault("generator", [torch.Generator("cpu").manual_seed(s) for s in seeds])
+        given = condition(self, image, num_frames, height, width)
+        with explicit_sigmas(self.scheduler, sigmas), flow_shift(self.scheduler, shift), conditioned(self, given):
+            latents = (
+                super()
+                .__call__(
+                    prompt, negative_prompt, height, width, num_frames, steps, guidance, output_type="latent", **options
+                )
+                .frames
+            )
+        if output_type == "latent":
+            return latents
+        prompts = prompt if isinstance(prompt, list) else [prompt]
+        about = {"negative_prompt": negative_prompt, "steps": steps, "guidance_scale": guidance, **self.adapters}
+        rgb, alpha = self.decode(latents)
+        videos = [
+            Video(rgb[i : i + 1], alpha[i : i + 1], fps or self.fps, {"prompt": p or "", "seed": s, **about})
+            for i, (p, s) in enumerate(zip(prompts, seeds, strict=True))
+        ]
+        return videos if isinstance(prompt, list) else videos[0]
+
+    def decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised latents (B, z, T', h, w) -> rgb (B, 3, T, H, W) in [-1, 1] and alpha (B, 1, T, H, W) in [0, 1]."""
+        z = self.vae.alpha_vae.denormalize(latents.to(self._execution_device, self.vae.dtype))
+        rgb, alpha = self.vae.decode(z)
+        self.maybe_free_model_hooks()
+        return rgb.float().cpu(), alpha.float().cpu()
+
+    def round_frames(self, num_frames: int) -> int:
+        """The nearest 1 + 4k, with a notice if that is another number."""
+        if num_frames < 1:
+            raise ValueError(f"num_frames={num_frames}: at least 1")
+        stride = self.vae_scale_factor_temporal
+        rounded = 1 + stride * max(0, round((num_frames - 1) / stride))
+        if rounded != num_frames:
+            log.warning("num_frames=%d is not 1 + %dk; making %d frames", num_frames, stride, rounded)
+        return rounded
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise SizeError unless the transformer's patches cover frames of this size."""
+        step = math.lcm(16, self.vae_scale_factor_spatial * self.transformer.config.patch_size[1])
+        if height % step or width % step or min(height, width) < step:
+            near = " x ".join(str(step * max(1, round(side / step))) for side in (height, width))
+            raise SizeError(f"frames are {height} x {width}; this base takes multiples of {step}, for example {near}")
+
+    @property
+    def fps(self) -> float:
+        """Frames per second that the base was trained for: 16, or 24 for Wan2.2's 5B."""
+        return 24.0 if self.vae.config.z_dim == 48 else 16.0
+
+    def prepare_latents(self, batch_size: int, num_channels_latents: int = 16, *args: Any, **kwargs: Any) -> Tensor:
+        """An image-to-video transformer has more input channels than a latent; only the latent's are noise."""
+        return super().prepare_latents(batch_size, self.vae.config.z_dim, *args, **kwargs)
+
+
+def _short(path: Path) -> str:
+    """The last two parts of a path, or one if the last says enough."""
+    return path.name if path.name not in ("adapters", "vae", "dit", *DIT_FILES) else "/".join(path.parts[-2:])

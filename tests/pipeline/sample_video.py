@@ -1,0 +1,19 @@
+"""A video whose pixels are known."""
+
+from __future__ import annotations
+
+import torch
+
+from wan_alpha.pipeline.video import Video
+
+SIZE = {"num_frames": 5, "height": 32, "width": 48}
+
+
+def disc(frames: int = 4, height: int = 48, width: int = 64, fps: float = 16.0) -> Video:
+    """A soft disc of a smooth colour that wanders; around it alpha is 0 and the hidden colour is something else."""
+    t, y, x = torch.meshgrid(*(torch.arange(n).float() for n in (frames, height, width)), indexing="ij")
+    distance = torch.hypot(x - width / 2 - 2 * t, y - height / 2)
+    alpha = ((height / 3 - distance) / 6 + 0.5).clamp(0, 1)
+    colour = torch.stack([0.9 * x / width, 0.3 + 0.5 * y / height, torch.full_like(x, 0.2)])
+    rgb = torch.where(alpha > 0, colour, torch.tensor([0.1, 0.1, 0.6])[:, None, None, None]) * 2 - 1
+    return Video(rgb[None], alpha[None, None], fps, {"prompt": "a disc", "seed": 7, "base": "none"})

@@ -1,0 +1,207 @@
+"""Every format, written and read back by a reader that is not ours: alpha survives, colours and tags are right."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from file_readers import ffmpeg_pixels, needs_ffmpeg, probe, psnr
+from PIL import Image
+from sample_video import disc
+
+from wan_alpha.pipeline.pixels import linear_light, premultiplied
+from wan_alpha.pipeline.video import FORMATS, OutputError, Video, format_of
+
+
+def visible(pixels: np.ndarray) -> np.ndarray:
+    """Premultiplied: hidden colour may differ."""
+    return pixels[..., :3] * pixels[..., 3:]
+
+
+@needs_ffmpeg
+def test_prores_4444(tmp_path: Path, video: Video) -> None:
+    file = video.save(tmp_path / "out.mov")
+    about, wanted, found = probe(file), video.pixels(), ffmpeg_pixels(file)
+    assert found.shape == wanted.shape
+    assert psnr(found[..., 3], wanted[..., 3]) > 60
+    assert psnr(visible(found), visible(wanted)) > 45
+    assert about["codec_tag_string"] == "ap4h"
+    assert (about["color_space"], about["color_transfer"], about["color_primaries"]) == ("bt709",) * 3
+    assert about["avg_frame_rate"] == "16/1"
+    assert json.loads(about["tags"]["comment"])["seed"] == 7  # type: ignore[index]
+
+
+@needs_ffmpeg
+def test_vp9_webm(tmp_path: Path, video: Video) -> None:
+    """ffmpeg's own VP9 decoder drops alpha without a word; libvpx keeps it."""
+    file = video.save(tmp_path / "out.webm")
+    about, wanted = probe(file), video.pixels()
+    found = ffmpeg_pixels(file, "-c:v", "libvpx-vp9", pixel_format="rgba")
+    assert found.shape == wanted.shape
+    assert psnr(found[..., 3], wanted[..., 3]) > 45
+    assert psnr(visible(found), visible(wanted)) > 35
+    assert (about["color_space"], about["color_range"]) == ("bt709", "tv")
+    assert about["tags"]["title"] == "a disc"  # type: ignore[index]
+    assert ffmpeg_pixels(file, pixel_format="rgba")[..., 3].min() == 1  # what everybody else sees
+
+
+@needs_ffmpeg
+def test_ffv1_is_lossless(tmp_path: Path, video: Video) -> None:
+    found = ffmpeg_pixels(video.save(tmp_path / "out.mkv"), pixel_format="rgba")
+    assert np.array_equal(np.round(found * 255), np.floor(video.pixels() * 255 + 0.5))
+
+
+@needs_ffmpeg
+def test_apng_is_lossless_and_endless(tmp_path: Path, video: Video) -> None:
+    file = video.save(tmp_path / "out.apng")
+    found = ffmpeg_pixels(file, pixel_format="rgba")
+    assert np.array_equal(np.round(found * 255), np.floor(video.pixels() * 255 + 0.5))
+    with Image.open(file) as image:
+        assert (image.n_frames, image.info["loop"]) == (4, 0)  # type: ignore[attr-defined]
+        assert json.loads(image.info["comment"])["prompt"] == "a disc"
+
+
+def test_webp_keeps_alpha_exactly_and_the_beat(tmp_path: Path) -> None:
+    video = disc(frames=5)
+    file = video.save(tmp_path / "out.webp")
+    found, durations = [], []
+    with Image.open(file) as image:
+        for number in range(image.n_frames):  # type: ignore[attr-defined]
+            image.seek(number)
+            found.append(np.asarray(image.convert("RGBA")) / 255)
+            durations.append(image.info["duration"])
+        assert json.loads(image.getexif()[0x010E])["title"] == "a disc"
+    wanted = video.pixels()
+    assert np.abs(np.stack(found)[..., 3] - wanted[..., 3]).max() <= 0.5 / 255 + 1e-6
+    assert psnr(visible(np.stack(found)), visible(wanted)) > 35
+    assert sum(durations) == round(1000 * 5 / 16)
+
+
+@needs_ffmpeg
+def test_png_frames(tmp_path: Path, video: Video) -> None:
+    folder = video.save(tmp_path / "frames")
+    found = ffmpeg_pixels(folder / "%05d.png", pixel_format="rgba")
+    assert np.array_equal(np.round(found * 255), np.floor(video.pixels() * 255 + 0.5))
+    assert json.loads((folder / "video.json").read_text())["fps"] == 16
+    assert b"sRGB" in (folder / "00000.png").read_bytes()[:80]
+
+
+@needs_ffmpeg
+def test_exr_frames_are_linear_and_premultiplied(tmp_path: Path, video: Video) -> None:
+    folder = video.save(tmp_path / "frames", format="exr")
+    # ffmpeg takes EXR as it is, without a curve; 16 bit integers hold [0, 1].
+    found = ffmpeg_pixels(folder / "%05d.exr", pixel_format="rgba64le")
+    wanted = premultiplied(linear_light(video.pixels()))
+    assert np.abs(found - wanted).max() < 1e-3
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("background", ["checkerboard", "#3366cc"])
+def test_composite_mp4(tmp_path: Path, video: Video, background: str) -> None:
+    file = video.save(tmp_path / "out.mp4", background=background)
+    found, about = ffmpeg_pixels(file, pixel_format="rgba"), probe(file)
+    assert (about["pix_fmt"], about["color_space"], about["color_range"]) == ("yuv420p", "bt709", "tv")
+    corner = found[:, :3, :3, :3].mean(axis=(0, 1, 2))
+    expected = np.array([1.0] * 3) if background == "checkerboard" else np.array([0x33, 0x66, 0xCC]) / 255
+    assert np.abs(corner - expected).max() < 0.03
+    middle = video.pixels()[:, 24, 32, :3]
+    assert np.abs(found[:, 24, 32, :3] - middle).max() < 0.05
+
+
+@needs_ffmpeg
+def test_composite_over_the_users_own_video_and_picture(tmp_path: Path, video: Video) -> None:
+    """Shorter and of another size: it starts again and is scaled to cover."""
+    plate = disc(frames=2, height=100, width=80)
+    plate.save(tmp_path / "plate.mp4", background="#ff8000")
+    Image.new("RGB", (10, 30), "#ff8000").save(tmp_path / "plate.png")
+    for name in ("plate.mp4", "plate.png"):
+        file = video.save(tmp_path / f"{name}-out.mp4", background=str(tmp_path / name))
+        found = ffmpeg_pixels(file, pixel_format="rgba")
+        assert len(found) == 4
+        assert np.abs(found[:, :3, :3, :3].mean(axis=(0, 1, 2)) - np.array([1, 0.5, 0])).max() < 0.06, name
+    for wrong in ("nowhere.mp4", "blurple", str(tmp_path)):
+        with pytest.raises(ValueError, match="no file, no colour"):
+            video.save(tmp_path / "x.mp4", background=wrong)
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        video.save(tmp_path / "x.mp4", background=str(tmp_path / "broken.mp4"))
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", ["mov", "webm", "mkv", "apng", "mp4"])
+def test_odd_sizes_and_other_rates(tmp_path: Path, name: str) -> None:
+    """4:2:0 with odd sides: VP9 keeps the size, H.264 gets one more row and column."""
+    video = disc(frames=2, height=33, width=47, fps=30000 / 1001)
+    file = video.save(tmp_path / f"out.{name}")
+    about = probe(file)
+    assert (about["height"], about["width"]) == ((34, 48) if name == "mp4" else (33, 47))
+    if name in ("mov", "webm", "mkv"):
+        decoder = ["-c:v", "libvpx-vp9"] if name == "webm" else []
+        found = ffmpeg_pixels(file, *decoder, pixel_format="rgba")
+        assert psnr(found[..., 3], video.pixels()[..., 3]) > 42
+    if name != "apng":
+        assert about["avg_frame_rate"] in ("30000/1001", "29970/1000", "10000000/333667", "19001/634", "2997/100")
+
+
+def test_one_frame_is_a_video_too(tmp_path: Path) -> None:
+    video = disc(frames=1)
+    for name, kind in FORMATS.items():
+        assert video.save(tmp_path / f"{name}{kind.suffix}", format=name).exists()
+
+
+# ----- bad input -----------------------------------------------------------------------------------------------------
+
+
+def test_existing_output_stays_unless_asked(tmp_path: Path, video: Video) -> None:
+    for name in ("out.apng", "frames"):
+        target = video.save(tmp_path / name)
+        before = target.stat().st_ino
+        with pytest.raises(OutputError, match="exists; give another name, or overwrite=True"):
+            video.save(target)
+        assert target.stat().st_ino == before
+        video.save(target, overwrite=True)
+        assert target.stat().st_ino != before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["frames", "out.apng"]
+
+
+def test_unwritable_output_is_named_and_leaves_nothing(tmp_path: Path, video: Video) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match=r"file/out\.mov cannot be written"):
+        video.save(tmp_path / "file" / "out.mov")
+    if os.geteuid() != 0:  # root may write anywhere
+        (tmp_path / "locked").mkdir(mode=0o500)
+        with pytest.raises(OutputError, match="cannot be written"):
+            video.save(tmp_path / "locked" / "out.mov")
+    with pytest.raises(OutputError, match="cannot be written"):
+        video.save(Path("/proc/out.mov"))
+
+
+def test_an_interrupted_write_leaves_neither_file_nor_scraps(
+    tmp_path: Path, video: Video, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object) -> None:
+        (tmp_path / ".out.mov.tmp").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(FORMATS, "mov", FORMATS["mov"].__class__(".mov", interrupted, ""))
+    with pytest.raises(KeyboardInterrupt):
+        video.save(tmp_path / "out.mov")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_formats_are_named_by_suffix_or_option() -> None:
+    assert format_of(Path("a/b.MOV")) == "mov"
+    assert format_of(Path("frames")) == "png"
+    assert format_of(Path("frames"), "exr") == "exr"
+    for path, name in (("a.gif", None), ("a.mov", "webm"), ("a", "mov"), ("a", "tiff")):
+        with pytest.raises(OutputError):
+            format_of(Path(path), name)
+
+
+def test_metadata_holds_no_paths_of_this_machine(pipe: object, small_adapters: Path) -> None:
+    assert str(small_adapters.parent) not in json.dumps(pipe.adapters)  # type: ignore[attr-defined]
+    assert torch.is_tensor(disc().rgb)
