@@ -6,6 +6,7 @@ processes, ranks and interruptions have no part in it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from wan_alpha.data.buckets import Bucket
 from wan_alpha.data.errors import AlphaError, DataError, MediaError
-from wan_alpha.data.order import locate
+from wan_alpha.data.order import Integers, SampleOrder
 from wan_alpha.data.resize import Frames, resize_rgba
 from wan_alpha.data.source import ClipSource
 from wan_alpha.data.windows import WindowPath, draw_path, integer_windows, slide
@@ -67,6 +69,7 @@ class _Draws(NamedTuple):
     background: int
     canvas: int
     path: WindowPath | None  # of a still that becomes a clip
+    stride: float  # where in the range of strides
 
 
 class ClipDataset(Dataset[Sample]):
@@ -78,21 +81,24 @@ class ClipDataset(Dataset[Sample]):
         background  float32 (3,), canvas float32 (3,): two independent draws from the colour set
         caption, key, index (n), problem ("" or why the clip at this place of the order had to be replaced)
 
-    With `augment`, sample n is clip n of the endless shuffled order with random start frame, horizontal flip and crop.
-    Without, it is clip n mod N: frames from the middle, whole picture (centred, as far as the shape of `size` allows).
-    A clip shorter than the window runs forth and back.  A clip that cannot be decoded, or that is opaque in the whole
-    window, is replaced by the next readable one.
+    With `augment`, sample n is clip n of the endless shuffled order with random start frame, frame stride, horizontal
+    flip and crop.  Without, it is clip n mod N: frames from the middle, whole picture (centred, as far as the shape of
+    `size` allows).  A clip shorter than the window runs forth and back.  A clip that cannot be decoded, or that is
+    opaque in the whole window, is replaced by the next readable one.
 
     Args:
         source: where clips come from.
         num_frames: T, at least 1.
         size: side of the square sample, or (height, width), in pixels.
         seed: of order and augmentation.
-        frame_stride: take every so-manyth frame.
+        frame_stride: take every so-manyth frame; a range (low, high) draws it for each sample, as far as the clip is
+            long enough (without `augment`: low).
         augment: see above.
         scale: range of the zoom, at least 1: at 2 a random window of half the height and width is taken.
         stills: what `augment` makes of clips of one frame: a window that slides "smooth"ly, the authors' "integer"
             steps (windows of exactly `size`), or a "static" clip.
+        order: which clip is sample n with `augment`; by default the source's clips as one set.
+        buckets, labels: with `augment`, clip i becomes a sample of the shape `buckets[labels[i]]` instead.
 
     Raises:
         ValueError: an argument is out of range.
@@ -105,13 +111,17 @@ class ClipDataset(Dataset[Sample]):
         num_frames: int,
         size: int | tuple[int, int],
         seed: int = 0,
-        frame_stride: int = 1,
+        frame_stride: int | tuple[int, int] = 1,
         augment: bool = True,
         scale: tuple[float, float] = (1.0, 1.0),
         stills: Stills = "smooth",
+        order: SampleOrder | None = None,
+        buckets: Sequence[Bucket] = (),
+        labels: Integers | None = None,
     ) -> None:
         height, width = (size, size) if isinstance(size, int) else size
-        if num_frames < 1 or frame_stride < 1 or min(height, width) < 1:
+        strides = (frame_stride, frame_stride) if isinstance(frame_stride, int) else frame_stride
+        if num_frames < 1 or not 1 <= strides[0] <= strides[1] or min(height, width) < 1:
             raise ValueError(
                 "expected num_frames, frame_stride and size of at least 1, "
                 f"got num_frames={num_frames}, frame_stride={frame_stride}, size={height}x{width}"
@@ -120,21 +130,24 @@ class ClipDataset(Dataset[Sample]):
             raise ValueError(f"expected scale=(low, high) with 1 <= low <= high, got {tuple(scale)}")
         if not len(source):
             raise DataError("the source holds no clips")
-        self.source, self.num_frames, self.size, self.seed = source, num_frames, (height, width), seed
-        self.frame_stride, self.augment, self.scale, self.stills = frame_stride, augment, scale, stills
+        self.source, self.seed, self.strides, self.stills = source, seed, strides, stills
+        self.augment, self.scale = augment, scale
+        self.order = SampleOrder([len(source)], seed) if order is None else order
+        self.shapes = list(buckets) if augment and labels is not None else [Bucket(num_frames, (height, width))]
+        self.labels = labels if augment else None
 
     def __len__(self) -> int:
         """Clips of one epoch; larger sample numbers are valid too."""
         return len(self.source)
 
     def __getitem__(self, n: int) -> Sample:
-        draws = self._draw(n)
-        index, frames, problem = self._read(n, draws.start)
+        draws, shape = self._draw(n), self.shape(n)
+        index, frames, problem = self._read(n, draws, shape.num_frames)
         clip = self.source.clips[index]
-        if draws.path is not None and clip.num_frames == 1 < self.num_frames:
-            rgba = self._slide(frames[0], draws, n)
+        if draws.path is not None and clip.num_frames == 1 < shape.num_frames:
+            rgba = self._slide(frames[0], draws, n, shape)
         else:
-            rgba = resize_rgba(self._crop(frames, draws), self.size)
+            rgba = resize_rgba(_crop(frames, draws, shape.size), shape.size)
         rgba = rgba.permute(1, 0, 2, 3)
         return Sample(
             rgb=(rgba[:3] * 2 - 1).contiguous(),
@@ -147,64 +160,81 @@ class ClipDataset(Dataset[Sample]):
             problem=problem,
         )
 
+    def shape(self, n: int) -> Bucket:
+        """Frames and size of sample `n`: its bucket's, also when its clip has to be replaced."""
+        return self.shapes[0 if self.labels is None else int(self.labels[self._clip(n)])]
+
+    def _clip(self, n: int) -> int:
+        return self.order.locate(n)[1] if self.augment else n % len(self.source)
+
     def _draw(self, n: int) -> _Draws:
         rng = np.random.default_rng((self.seed, n))
         background, canvas = (int(colour) for colour in rng.integers(len(COLOURS), size=2))
         if not self.augment:
-            return _Draws(0.5, False, 1.0, np.full((1, 2), 0.5), background, canvas, None)
+            return _Draws(0.5, False, 1.0, np.full((1, 2), 0.5), background, canvas, None, 0.0)
         start, flip, zoom = rng.random(), bool(rng.integers(2)), rng.uniform(*self.scale)
         windows = rng.random((CROP_TRIES, 2))
         path = None if self.stills == "static" else draw_path(rng, self.scale)
-        return _Draws(start, flip, zoom, windows, background, canvas, path)
+        return _Draws(start, flip, zoom, windows, background, canvas, path, rng.random())
 
-    def _read(self, n: int, start: float) -> tuple[int, Frames, str]:
+    def _read(self, n: int, draws: _Draws, count: int) -> tuple[int, Frames, str]:
         """(clip index, frames, problem) of the first readable clip from place `n` of the order on."""
         problems: list[str] = []
         for place in range(n, n + min(len(self.source), MAX_REPLACEMENTS)):
-            index = locate(place, len(self.source), self.seed)[1] if self.augment else place % len(self.source)
+            index = self._clip(place)
             try:
-                return index, self._read_window(index, start), "; ".join(problems)
+                return index, self._read_window(index, draws, count), "; ".join(problems)
             except MediaError as error:
                 problems.append(str(error))
         raise DataError(f"{len(problems)} clips in a row are unreadable:\n  " + "\n  ".join(problems))
 
-    def _read_window(self, index: int, start: float) -> Frames:
+    def _read_window(self, index: int, draws: _Draws, count: int) -> Frames:
         """The frames of a window; one that is opaque throughout is drawn again, for a clip may be so for a while."""
+        available, start = self.source.clips[index].num_frames, draws.start
+        stride = draw_stride(self.strides, available, count, draws.stride)
         for place in (start, (start + 1 / 3) % 1, (start + 2 / 3) % 1):
-            positions = frame_window(self.source.clips[index].num_frames, self.num_frames, self.frame_stride, place)
-            frames = self._read_positions(index, positions)
+            frames = self._read_positions(index, frame_window(available, count, stride, place), stride)
             if frames[..., 3].min() < 255:
                 return frames
         raise AlphaError(f"{self.source.describe(index)}: alpha is 1 throughout three windows; has it an alpha?")
 
-    def _read_positions(self, index: int, positions: npt.NDArray[np.int64]) -> Frames:
+    def _read_positions(self, index: int, positions: Integers, stride: int) -> Frames:
         first, last = int(positions.min()), int(positions.max())
-        if np.all(np.diff(positions) == self.frame_stride):
-            return self.source.read(index, first, len(positions), self.frame_stride)
+        if np.all(np.diff(positions) == stride):
+            return self.source.read(index, first, len(positions), stride)
         return self.source.read(index, first, last - first + 1)[positions - first]
 
-    def _slide(self, still: Frames, draws: _Draws, n: int) -> Tensor:
+    def _slide(self, still: Frames, draws: _Draws, n: int, shape: Bucket) -> Tensor:
         """A moving window over a still, float32 (T, 4, height, width) as `resize_rgba` gives it."""
+        count, size = shape.num_frames, shape.size
         still = still[:, ::-1] if draws.flip else still
-        fits = still.shape[0] >= self.size[0] and still.shape[1] >= self.size[1]
+        fits = still.shape[0] >= size[0] and still.shape[1] >= size[1]
         if self.stills == "integer" and fits:  # whole-pixel windows cannot enlarge a small picture
             rng = np.random.default_rng((self.seed, n, _STILL_STREAM))
-            return resize_rgba(integer_windows(rng, still, self.num_frames, self.size), self.size)
+            return resize_rgba(integer_windows(rng, still, count, size), size)
         assert draws.path is not None
-        return slide(still, draws.path.boxes(self.num_frames, still.shape[:2], self.size), self.size)
+        return slide(still, draws.path.boxes(count, still.shape[:2], size), size)
 
-    def _crop(self, frames: Frames, draws: _Draws) -> Frames:
-        """The window of the picture that becomes the sample: cover `size`, zoomed; flipped if so drawn."""
-        full_height, full_width = frames.shape[1:3]
-        fit = min(full_height / self.size[0], full_width / self.size[1]) / draws.zoom
-        height = min(max(round(self.size[0] * fit), 1), full_height)
-        width = min(max(round(self.size[1] * fit), 1), full_width)
-        for vertical, horizontal in draws.windows:
-            top, left = int(vertical * (full_height - height + 1)), int(horizontal * (full_width - width + 1))
-            window = frames[:, top : top + height, left : left + width]
-            if window[..., 3].min() != window[..., 3].max():
-                break
-        return window[:, :, ::-1] if draws.flip else window
+
+def _crop(frames: Frames, draws: _Draws, size: tuple[int, int]) -> Frames:
+    """The window of the picture that becomes the sample: cover `size`, zoomed; flipped if so drawn."""
+    full_height, full_width = frames.shape[1:3]
+    fit = min(full_height / size[0], full_width / size[1]) / draws.zoom
+    height = min(max(round(size[0] * fit), 1), full_height)
+    width = min(max(round(size[1] * fit), 1), full_width)
+    for vertical, horizontal in draws.windows:
+        top, left = int(vertical * (full_height - height + 1)), int(horizontal * (full_width - width + 1))
+        window = frames[:, top : top + height, left : left + width]
+        if window[..., 3].min() != window[..., 3].max():
+            break
+    return window[:, :, ::-1] if draws.flip else window
+
+
+def draw_stride(strides: tuple[int, int], available: int, count: int, draw: float) -> int:
+    """A frame stride from low to high, drawn evenly among those for which the clip is long enough (at least low)."""
+    low, high = strides
+    longest = (available - 1) // max(count - 1, 1)
+    return low + int(draw * (max(min(high, longest), low) - low + 1))
 
 
 def frame_window(available: int, count: int, stride: int, start: float) -> npt.NDArray[np.int64]:

@@ -11,3 +11,7 @@ class MediaError(DataError):
 
 class AlphaError(MediaError):
     """There is no alpha channel, or it says nothing because every pixel is opaque."""
+
+
+class StoreError(DataError):
+    """The place where data lies does not answer, or the cache before it cannot be used."""

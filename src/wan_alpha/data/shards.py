@@ -1,65 +1,74 @@
-"""Reading webdataset shards by index.
+"""Reading webdataset shards by index, from a folder or a URL.
 
-A shard is a plain tar of samples `KEY.<media extension>` + `KEY.json`.  It is indexed once when it is opened (member
-offsets and sizes); clips are then read by position, so that any order costs the same and an interrupted epoch can be
-continued.  `shards.json`, written when the shards were made, says which shards there should be and how large; a `crc32`
-in a sample's JSON guards its media on every read.
+A shard is a plain tar of samples `KEY.<media extension>` + `KEY.json`.  Where each sample lies is known when a source is
+opened, from `index.jsonl` or by walking through the tars once; clips are then read by position, so that any order
+costs the same and an interrupted epoch can be continued.  `shards.json`, written when the shards were made, says which
+shards there should be and how large; a `crc32` in a sample's JSON guards its media on every read.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
-import tarfile
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from rich.progress import track
 
 from wan_alpha.data.errors import DataError, MediaError
-from wan_alpha.data.media import MEDIA_EXTENSIONS, read_frames
+from wan_alpha.data.media import read_frames
 from wan_alpha.data.resize import Frames
 from wan_alpha.data.source import Clip, hash_manifest
+from wan_alpha.data.stores import LocalStore, RemoteStore, Shard, Store, open_store
+from wan_alpha.data.tars import Member, Row, clip_of, read_index, walk_tar
 
 MANIFEST = "shards.json"
 SCHEMA_VERSION = 1
 
 
-class Member(NamedTuple):
-    """Where a clip's media lies: shard, extension, and the bytes [offset, offset + size) of the tar."""
-
-    shard: str
-    ext: str
-    offset: int
-    size: int
-
-
 class ShardSource:
-    """Clips of one split of a folder of shards (`ClipSource`).
+    """Clips of one split of a set of shards (`ClipSource`).
 
     Shards that are missing or of the wrong size and samples that are incomplete are named in `problems` and left out.
+    A shard below a URL is only met when a clip of it is read.
 
     Args:
-        root: folder with `train-000000.tar`, `val-000000.tar`, ... and, normally, `shards.json`.
+        root: folder or URL with `train-000000.tar`, `val-000000.tar`, ..., `shards.json` and, normally, `index.jsonl`.
+            In a folder, `shards.json` may be missing too.
         split: "train" or "val".
         max_corrupt_share: share of lost samples above which the source refuses to open.
-        verify: also compare every shard's sha256 with the manifest (reads everything once).
+        verify: also compare every shard's sha256 with the manifest (reads everything once; folders only).
+        store: how to read there; by default `open_store(root)`.
 
     Raises:
         DataError: there is no shard of this split, or more than `max_corrupt_share` of its samples are lost.
+        StoreError: a URL does not answer.
     """
 
-    def __init__(self, root: Path | str, split: str, max_corrupt_share: float = 0.01, verify: bool = False) -> None:
-        self.root = Path(root)
+    def __init__(
+        self,
+        root: Path | str,
+        split: str,
+        max_corrupt_share: float = 0.01,
+        verify: bool = False,
+        store: Store | None = None,
+    ) -> None:
+        self.store = open_store(root) if store is None else store
         self.clips: list[Clip] = []
         self.problems: list[str] = []
         self._members: list[Member] = []
-        self._files: dict[str, int] = {}
-        expected = _expected_shards(self.root, split)
-        lost = sum(self._open_shard(name, entry, split, verify) for name, entry in expected.items())
+        manifest = _manifest(self.store, str(root))
+        self._shards = _expected_shards(manifest, self.store, split, str(root))
+        index = _index(manifest, self.store)
+        lost = 0
+        waiting = isinstance(self.store, RemoteStore) and index is None
+        for shard in track(self._shards.values(), f"fetching {root}", disable=not waiting):
+            lost += self._open_shard(shard, None if index is None else index.get(shard.name, []), split, verify)
         if lost > max_corrupt_share * (lost + len(self.clips)) or not self.clips:
             raise DataError(
-                f"{self.root}: {lost} of {lost + len(self.clips)} {split} samples are lost, "
+                f"{root}: {lost} of {lost + len(self.clips)} {split} samples are lost, "
                 f"more than max_corrupt_share={max_corrupt_share:g} allows:\n  " + "\n  ".join(self.problems)
             )
         self.manifest_hash = hash_manifest(
@@ -71,133 +80,126 @@ class ShardSource:
 
     def read(self, index: int, start: int, count: int, stride: int = 1) -> Frames:
         """See `ClipSource.read`."""
-        member, name = self._members[index], self.describe(index)
-        data = self._bytes(member)
-        # Decoders paint over damage without a word (FFmpeg's FFV1 too, its own checksums notwithstanding).
-        promised = self.clips[index].meta.get("crc32")
-        if promised is not None and zlib.crc32(data) != promised:
-            raise MediaError(f"{name}: the bytes are not those that were written (crc32); copy the shard again")
-        return read_frames(data, member.ext, start, count, stride, name=name)
+        data = self._bytes(index)
+        return read_frames(data, self._members[index].ext, start, count, stride, name=self.describe(index))
 
     def describe(self, index: int) -> str:
         """Shard and key of a clip."""
-        return f"{self.root / self._members[index].shard}: {self.clips[index].key}{self._members[index].ext}"
+        member = self._members[index]
+        return f"{self.store.describe(member.shard)}: {self.clips[index].key}{member.ext}"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}  # every worker process opens its own files
+    def _bytes(self, index: int) -> bytes:
+        """The media of a clip, as it was written."""
+        _, _, offset, size = self._members[index]
+        shard, promised = self._shards[self._members[index].shard], self.clips[index].meta.get("crc32")
+        for _ in range(2):
+            data = self.store.part(shard, offset, size)
+            # Decoders paint over damage without a word (FFmpeg's FFV1 too, its own checksums notwithstanding).
+            if promised is None or zlib.crc32(data) == promised:
+                return data
+            if not self.store.forget(shard, offset, size):
+                break
+        raise MediaError(
+            f"{self.describe(index)}: the bytes are not those that were written (crc32); copy the shard again"
+        )
 
-    def __del__(self) -> None:
-        for descriptor in getattr(self, "_files", {}).values():
-            os.close(descriptor)
-
-    def _bytes(self, member: Member) -> bytes:
-        """The media bytes of a member; reading by position needs no lock and no shared file pointer."""
-        if member.shard not in self._files:
+    def _open_shard(self, shard: Shard, rows: list[Row] | None, split: str, verify: bool) -> int:
+        """Add the samples of one shard, note what is wrong with it and return how many of its samples are lost."""
+        where, promised = self.store.describe(shard.name), shard.samples
+        problems: dict[str, str] = {}
+        if isinstance(self.store, LocalStore):
+            file = self.store.root / shard.name
+            if not file.exists():
+                self.problems.append(f"{where}: the shard is missing ({promised} samples); copy it again")
+                return promised
+            differs = _difference(file, shard, verify)
+            self.problems += differs
+            if rows is None or differs:
+                with file.open("rb") as handle:
+                    rows = self._walk(handle, shard, file.stat().st_size, problems)
+        elif rows is None:
             try:
-                self._files[member.shard] = os.open(self.root / member.shard, os.O_RDONLY)
-            except OSError as error:
-                raise MediaError(f"{self.root / member.shard}: cannot be opened ({error})") from error
-        data = bytearray()
-        while len(data) < member.size:
+                data = self.store.part(shard, 0, shard.bytes)
+            except MediaError as error:
+                self.problems.append(str(error))
+                return promised
+            rows = self._walk(io.BytesIO(data), shard, len(data), problems)
+        before = len(self.clips)
+        for row in rows:
             try:
-                chunk = os.pread(self._files[member.shard], member.size - len(data), member.offset + len(data))
-            except OSError as error:
-                raise MediaError(f"{self.root / member.shard}: cannot be read ({error})") from error
-            if not chunk:
-                raise MediaError(f"{self.root / member.shard}: ends within a sample; copy the shard again")
-            data += chunk
-        return bytes(data)
-
-    def _open_shard(self, name: str, entry: dict[str, Any] | None, split: str, verify: bool) -> int:
-        """Index one shard, note what is wrong with it and return how many of its samples are lost."""
-        file = self.root / name
-        promised = entry["samples"] if entry else None
-        if not file.exists():
-            self.problems.append(f"{file}: the shard is missing ({promised} samples); copy it again")
-            return promised or 0
-        problems = _differences(file, entry, verify)
-        members, truncated = _index_tar(file)
-        if truncated:
-            problems.append(f"{file}: the tar ends early at byte {file.stat().st_size}; copy it again")
-        before, incomplete = len(self.clips), 0
-        for key, parts in members.items():
-            try:
-                self._add_sample(name, key, parts, split)
+                self.clips.append(clip_of(row, split))
+                self._members.append(row.member)
             except DataError as error:
-                incomplete += 1
-                problems.append(f"{file}: {key}: {error}")
-        self.problems += problems
-        found = len(self.clips) - before
-        return incomplete if promised is None else max(promised - found, incomplete)
+                problems[row.key] = str(error)
+        self.problems += [f"{where}: {key}: {reason}" for key, reason in problems.items()]
+        return max(promised - (len(self.clips) - before), len(problems))
 
-    def _add_sample(self, shard: str, key: str, parts: dict[str, tuple[int, int]], split: str) -> None:
-        """Append a sample of a shard, or raise a DataError that says what it lacks."""
-        media = [ext for ext in parts if ext in MEDIA_EXTENSIONS]
-        if len(media) != 1 or ".json" not in parts:
-            raise DataError(f"expected one media file and one .json, found {', '.join(sorted(parts))}")
-        meta_member = Member(shard, ".json", *parts[".json"])
-        try:
-            meta = json.loads(self._bytes(meta_member))
-            clip = Clip(
-                key, int(meta["num_frames"]), float(meta["fps"]), int(meta["height"]), int(meta["width"]),
-                str(meta.get("caption", "")), split, meta,
-            )  # fmt: skip
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"its .json is not usable ({type(error).__name__}: {error})") from error
-        self.clips.append(clip)
-        self._members.append(Member(shard, media[0], *parts[media[0]]))
-
-
-def _expected_shards(root: Path, split: str) -> dict[str, dict[str, Any] | None]:
-    """Shard names of a split with their manifest entries, from `shards.json` or, without one, from the folder."""
-    manifest = root / MANIFEST
-    present = sorted(file.name for file in root.glob("*-*.tar"))
-    entries: dict[str, dict[str, Any] | None] = dict.fromkeys(present)
-    if manifest.exists():
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        if content.get("schema_version") != SCHEMA_VERSION:
-            raise DataError(
-                f"{manifest}: expected schema_version {SCHEMA_VERSION}, found {content.get('schema_version')}; "
-                "make the shards again with data_prep.shard"
+    def _walk(self, file: Any, shard: Shard, length: int, problems: dict[str, str]) -> list[Row]:
+        rows, found, truncated = walk_tar(file, shard.name, length)
+        problems.update(found)
+        if truncated:
+            self.problems.append(
+                f"{self.store.describe(shard.name)}: the tar ends early at byte {length}; copy it again"
             )
-        entries = {entry["name"]: entry for entry in content["shards"]}
-    chosen = {name: entry for name, entry in sorted(entries.items()) if name.rsplit("-", 1)[0] == split}
+        return rows
+
+
+def _manifest(store: Store, root: str) -> dict[str, Any] | None:
+    """The content of `shards.json`, if there is one."""
+    try:
+        content = json.loads(store.whole(MANIFEST))
+    except FileNotFoundError:
+        if isinstance(store, LocalStore):
+            return None
+        raise DataError(f"{root}: expected {MANIFEST} there, found none; make shards with data_prep.shard") from None
+    except ValueError as error:
+        raise DataError(f"{store.describe(MANIFEST)}: not JSON ({error}); copy it again") from error
+    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
+        found = content.get("schema_version") if isinstance(content, dict) else type(content).__name__
+        raise DataError(
+            f"{store.describe(MANIFEST)}: expected schema_version {SCHEMA_VERSION}, found {found}; "
+            "make the shards again with data_prep.shard"
+        )
+    return content
+
+
+def _expected_shards(manifest: dict[str, Any] | None, store: Store, split: str, root: str) -> dict[str, Shard]:
+    """The shards of a split by name, from the manifest or, without one, from the folder."""
+    if manifest is not None:
+        shards = [Shard(e["name"], e["bytes"], e["sha256"], e["samples"]) for e in manifest["shards"]]
+    else:
+        assert isinstance(store, LocalStore)
+        files = sorted(store.root.glob("*-*.tar"))
+        shards = [Shard(file.name, file.stat().st_size, "", 0) for file in files]
+    chosen = {shard.name: shard for shard in sorted(shards) if shard.name.rsplit("-", 1)[0] == split}
     if not chosen:
-        found = ", ".join(entries) or "no shards at all"
+        found = ", ".join(shard.name for shard in shards) or "no shards at all"
         raise DataError(f"{root}: expected shards {split}-000000.tar ..., found {found}")
     return chosen
 
 
-def _differences(file: Path, entry: dict[str, Any] | None, verify: bool) -> list[str]:
-    """What the manifest promises of a shard and the file does not keep."""
+def _index(manifest: dict[str, Any] | None, store: Store) -> dict[str, list[Row]] | None:
+    """{shard: samples} from the index that the manifest names, if it names one."""
+    entry = (manifest or {}).get("index")
     if entry is None:
-        return []
+        if isinstance(store, RemoteStore):
+            store.fetch = "shards"  # each is read once anyway, to find what is in it
+        return None
+    try:
+        text = store.whole(entry["name"], entry["sha256"], entry["bytes"]).decode()
+    except FileNotFoundError as error:
+        raise DataError(f"{store.describe(entry['name'])}: the index is missing; copy it again") from error
+    return read_index(text, store.describe(entry["name"]))
+
+
+def _difference(file: Path, shard: Shard, verify: bool) -> list[str]:
+    """What the manifest promises of a shard and the file does not keep."""
     size = file.stat().st_size
-    if size != entry["bytes"]:
-        return [f"{file}: expected {entry['bytes']} bytes, found {size}; copy it again"]
-    if verify and sha256_of(file) != entry["sha256"]:
+    if size != shard.bytes:
+        return [f"{file}: expected {shard.bytes} bytes, found {size}; copy it again"]
+    if verify and shard.sha256 and sha256_of(file) != shard.sha256:
         return [f"{file}: its sha256 is not the one in {MANIFEST}; copy it again"]
     return []
-
-
-def _index_tar(file: Path) -> tuple[dict[str, dict[str, tuple[int, int]]], bool]:
-    """{key: {extension: (offset, size)}} of the whole members of a tar, and whether the tar ends early."""
-    members: dict[str, dict[str, tuple[int, int]]] = {}
-    length = file.stat().st_size
-    truncated = False
-    try:
-        with tarfile.open(file, "r:") as tar:
-            for member in tar:
-                if not member.isfile():
-                    continue
-                key, dot, ext = member.name.partition(".")
-                if member.offset_data + member.size > length:
-                    truncated = True
-                    continue
-                members.setdefault(key, {})[f"{dot}{ext}".lower()] = (member.offset_data, member.size)
-    except (tarfile.TarError, EOFError):
-        truncated = True
-    return members, truncated
 
 
 def sha256_of(file: Path) -> str:

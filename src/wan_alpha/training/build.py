@@ -25,7 +25,8 @@ def build_module(config: RunConfig) -> StageModule:
     """The LightningModule of the configured stage."""
     stages: dict[str, Callable[[RunConfig], StageModule]] = {"base": _base_vae, "vae": _alpha_vae}
     module = stages[config.stage](config)
-    check_size(module.base, config.data.num_frames, config.data.size[0], config.data.size[1])
+    for shape in (config.data, *(config.data.buckets or ())):
+        check_size(module.base, shape.num_frames, shape.size[0], shape.size[1])
     if config.trainer.channels_last:
         use_channels_last(module)
     return module

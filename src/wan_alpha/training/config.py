@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Len
+from annotated_types import Ge, Gt, Le, Len, MinLen
 from pydantic import ConfigDict, Field, Strict
 
 Count = Annotated[int, Strict(), Ge(1)]
@@ -32,16 +32,36 @@ class BaseConfig:
 
 
 @dataclass
+class SourceConfig:
+    """One of several sets that are mixed."""
+
+    __pydantic_config__ = STRICT
+    root: str
+    weight: Positive = 1.0  # samples from it, relative to the other sets' weights
+
+
+@dataclass
+class BucketConfig:
+    """One shape of batches; clips go where aspect ratio, number of frames and size fit best."""
+
+    __pydantic_config__ = STRICT
+    num_frames: Count  # T = 1 + 4k
+    size: Annotated[list[Count], Len(2, 2)]  # height, width in pixels
+
+
+@dataclass
 class DataConfig:
     """Clips and how a batch is cut from them."""
 
     __pydantic_config__ = STRICT
     kind: Literal["shards", "clips"]  # webdataset tars, or a folder of RGBA clips
-    root: str
+    root: str | None  # a folder, or for shards also a URL (https://, s3://); null when `sources` says where
+    sources: Annotated[list[SourceConfig], MinLen(1)] | None  # several sets, mixed
     num_frames: Count  # T = 1 + 4k
     size: Annotated[list[Count], Len(2, 2)]  # height, width in pixels
+    buckets: Annotated[list[BucketConfig], MinLen(1)] | None  # shapes of training batches in place of num_frames, size
     batch_size: Count  # per device
-    frame_stride: Count  # 1 takes every frame, 2 every second
+    frame_stride: Count | Annotated[list[Count], Len(2, 2)]  # take every so-manyth frame; a range draws per sample
     zoom: Annotated[list[Zoom], Len(2, 2)]  # range of the random crop: 2 shows half of the picture's sides
     stills: Literal["smooth", "integer", "static"]  # how a single picture becomes a clip
     colours: Literal["sample", "batch"]  # background colours: one per sample, or one for the whole batch
@@ -50,6 +70,9 @@ class DataConfig:
     val_share: Share  # of a `clips` folder that is held out
     val_clips: Count | None  # validate on the first N held-out clips; null takes all
     val_batch_size: Count
+    cache_dir: str  # where bytes from URLs are kept
+    cache_gb: Positive
+    fetch: Literal["clips", "shards"]  # from URLs: the bytes of a clip when it is needed, or whole shards
 
 
 @dataclass

@@ -2,26 +2,57 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from itertools import accumulate, zip_longest
 from typing import Any
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Sampler, Subset
 
+from ..data.buckets import Bucket, BucketOrder, BucketSampler, assign
 from ..data.dataset import Batch, ClipDataset, Sample, collate
 from ..data.folders import FolderSource
-from ..data.order import GlobalOrderSampler
+from ..data.mixture import MixedSource
+from ..data.order import GlobalOrderSampler, SampleOrder
 from ..data.shards import ShardSource
 from ..data.source import ClipSource
+from ..data.stores import open_store
 from .config import DataConfig
 
 
 def open_source(config: DataConfig, split: str) -> ClipSource:
-    """The clips of one split, from shards or from a folder."""
-    root = Path(config.root)
+    """The clips of one split, from shards or from a folder; several sets one after the other."""
+    if config.sources is None:
+        assert config.root is not None
+        return _open_root(config, config.root, split)
+    return MixedSource([_open_root(config, source.root, split) for source in config.sources])
+
+
+def _open_root(config: DataConfig, root: str, split: str) -> ClipSource:
     if config.kind == "clips":
         return FolderSource(root, split, val_share=config.val_share)
-    return ShardSource(root, split, max_corrupt_share=config.max_corrupt_share)
+    store = open_store(root, config.cache_dir, config.cache_gb, config.fetch)
+    return ShardSource(root, split, max_corrupt_share=config.max_corrupt_share, store=store)
+
+
+def sample_order(config: DataConfig, source: ClipSource, seed: int) -> SampleOrder:
+    """Which clip is sample number n: all clips as one set, or the configured sets mixed by weight."""
+    if isinstance(source, MixedSource) and config.sources is not None:
+        return SampleOrder([len(part) for part in source.parts], seed, [part.weight for part in config.sources])
+    return SampleOrder([len(source)], seed)
+
+
+def data_buckets(config: DataConfig) -> list[Bucket]:
+    """The configured shapes of training batches; none when there is only one."""
+    return [Bucket(bucket.num_frames, (bucket.size[0], bucket.size[1])) for bucket in config.buckets or ()]
+
+
+def validation_clips(source: ClipSource, limit: int | None) -> list[int]:
+    """The first `limit` held-out clips, of a mixture as evenly as can be from each set; None takes all."""
+    parts = source.parts if isinstance(source, MixedSource) else [source]
+    starts = accumulate((len(part) for part in parts), initial=0)
+    columns = [range(start, start + len(part)) for start, part in zip(starts, parts, strict=False)]
+    turns = [index for turn in zip_longest(*columns) for index in turn if index is not None]
+    return sorted(turns[:limit])
 
 
 def collate_one_colour(samples: list[Sample]) -> Batch:
@@ -46,6 +77,12 @@ class ClipDataModule(pl.LightningDataModule):
         self.config, self.seed, self.accumulate = config, seed, accumulate
         self.train_source = open_source(config, "train")
         self.val_source = open_source(config, "val")
+        self.order = sample_order(config, self.train_source, seed)
+        self.buckets = data_buckets(config)
+        self.labels = None
+        if self.buckets:
+            stride, endless = low_high(config.frame_stride)[0], config.stills != "static"
+            self.labels = assign(self.train_source.clips, self.buckets, stride, endless)
 
     def _dataset(self, source: ClipSource, augment: bool) -> ClipDataset:
         return ClipDataset(
@@ -53,10 +90,13 @@ class ClipDataModule(pl.LightningDataModule):
             num_frames=self.config.num_frames,
             size=(self.config.size[0], self.config.size[1]),
             seed=self.seed,
-            frame_stride=self.config.frame_stride,
+            frame_stride=low_high(self.config.frame_stride),
             augment=augment,
             scale=(self.config.zoom[0], self.config.zoom[1]) if augment else (1.0, 1.0),
             stills=self.config.stills,
+            order=self.order if augment else None,
+            buckets=self.buckets,
+            labels=self.labels,
         )
 
     def _loader(self, dataset: Any, **options: Any) -> DataLoader:
@@ -73,17 +113,27 @@ class ClipDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None
-        batches = self.trainer.global_step * self.accumulate
-        return self.train_loader(start=batches * self.trainer.world_size * self.config.batch_size)
+        return self.train_loader(self.trainer.global_step * self.accumulate)
 
-    def train_loader(self, start: int) -> DataLoader:
-        """This rank's batches from global sample number `start` on, without end."""
+    def train_loader(self, first: int) -> DataLoader:
+        """This rank's batches from global batch number `first` on, without end."""
         assert self.trainer is not None
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        sampler = GlobalOrderSampler(start, self.config.batch_size, rank, world)
+        sampler = self.sampler(first, self.trainer.global_rank, self.trainer.world_size)
         return self._loader(self._dataset(self.train_source, augment=True), batch_sampler=sampler)
+
+    def sampler(self, first: int, rank: int, world_size: int) -> Sampler[list[int]]:
+        """Sample numbers of a rank's batches from global batch number `first` on, without end."""
+        global_batch = world_size * self.config.batch_size
+        if self.labels is None:
+            return GlobalOrderSampler(first * global_batch, self.config.batch_size, rank, world_size)
+        return BucketSampler(BucketOrder(self.order, self.labels, global_batch), first, rank, world_size)
 
     def val_dataloader(self) -> DataLoader:
         dataset = self._dataset(self.val_source, augment=False)
-        count = min(self.config.val_clips or len(self.val_source), len(self.val_source))
-        return self._loader(Subset(dataset, range(count)), batch_size=self.config.val_batch_size)
+        chosen = validation_clips(self.val_source, self.config.val_clips)
+        return self._loader(Subset(dataset, chosen), batch_size=self.config.val_batch_size)
+
+
+def low_high(value: int | list[int]) -> tuple[int, int]:
+    """A number or a range as a range."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -6,7 +6,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ..command import ConfigError, validated
 from .config import RunConfig
@@ -22,6 +22,8 @@ def checked(cfg: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
     """
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         cfg.run_dir = HydraConfig.get().runtime.output_dir  # each job of a sweep has a directory of its own
+    if OmegaConf.is_missing(cfg.data, "root") and cfg.data.get("sources"):
+        cfg.data.root = None
     config, tree = validated(cfg, RunConfig)
     check_together(config)
     return config, tree
@@ -34,5 +36,10 @@ def check_together(config: RunConfig) -> None:
         raise ConfigError(f"stage={config.stage} needs model.kind={kinds[config.stage]}, not {config.model.kind}")
     if config.stage == "vae" and config.loss is None:
         raise ConfigError("stage=vae needs a loss; null is for stage=base")
-    if config.data.zoom[0] > config.data.zoom[1]:
-        raise ConfigError(f"data.zoom={config.data.zoom}: the smaller number comes first")
+    data = config.data
+    if (data.root is None) == (data.sources is None):
+        raise ConfigError("give data.root (one set) or data.sources (several), not both; data=shards brings no root")
+    if not isinstance(data.frame_stride, int) and data.frame_stride[0] > data.frame_stride[1]:
+        raise ConfigError(f"data.frame_stride={data.frame_stride}: the smaller number comes first")
+    if data.zoom[0] > data.zoom[1]:
+        raise ConfigError(f"data.zoom={data.zoom}: the smaller number comes first")

@@ -9,8 +9,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 # Keys that may change when a run is continued: none of them changes what a step computes.  What batch_size, devices and
-# num_nodes make together, the global batch, may not change, nor may the data behind data.root, the weights of the base,
-# what precision=auto stands for, or the steps for which the learning rate is laid out: these are compared apart.
+# num_nodes make together, the global batch, may not change, nor may the data behind data.root or data.sources and their
+# weights, the weights of the base, what precision=auto stands for, or the steps for which the learning rate is laid
+# out: these are compared apart.
 FREE = (
     "ckpt_path",
     "run_dir",
@@ -18,6 +19,10 @@ FREE = (
     "logger",
     "callbacks",
     "data.root",
+    "data.sources",
+    "data.cache_dir",
+    "data.cache_gb",
+    "data.fetch",
     "data.num_workers",
     "data.max_corrupt_share",
     "data.val_clips",
@@ -36,7 +41,13 @@ FREE = (
     "trainer.threads",
 )
 # These may change within a run, but are meant as a new one when nothing else says which run is meant.
-PART_OF_THE_NAME = ("data.root", "data.batch_size", "trainer.max_steps", "trainer.precision")
+PART_OF_THE_NAME = (
+    "data.root",
+    "data.sources",
+    "data.batch_size",
+    "trainer.max_steps",
+    "trainer.precision",
+)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
@@ -59,6 +60,7 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
         "precision": resolve_precision(config.trainer),
         "schedule steps": schedule_steps(config) if config.optim.decay_share else None,
         "data manifest": manifests,
+        "data mixture": list(data.order.quotas) if config.data.sources else None,
         "base weights": fingerprint(module.base),
     }
     checkpoint = find_checkpoint(config.ckpt_path, run_dir)
@@ -151,7 +153,8 @@ def build_trainer(config: RunConfig) -> pl.Trainer:
     t = config.trainer
     validating = t.val_every_n_steps > 0
     # A single frame never meets the temporal convolutions.
-    strategy = "ddp_find_unused_parameters_true" if t.strategy == "ddp" and config.data.num_frames == 1 else t.strategy
+    stills = any(shape.num_frames == 1 for shape in config.data.buckets or (config.data,))
+    strategy = "ddp_find_unused_parameters_true" if t.strategy == "ddp" and stills else t.strategy
     return pl.Trainer(
         default_root_dir=config.run_dir,
         accelerator=t.accelerator,
@@ -238,5 +241,9 @@ def report_data(data: ClipDataModule) -> None:
     train, val = data.train_source, data.val_source
     frames = sum(clip.num_frames for clip in train.clips)
     CONSOLE.print(f"data: {len(train)} training clips ({frames} frames), {len(val)} held out")
+    if data.labels is not None:
+        counts = np.bincount(data.labels, minlength=len(data.buckets))
+        shapes = (f"{n} as {b.num_frames}x{b.size[0]}x{b.size[1]}" for n, b in zip(counts, data.buckets, strict=True))
+        CONSOLE.print(f"buckets: {', '.join(shapes)}")
     for problem in dict.fromkeys([*train.problems, *val.problems]):  # both splits are read from one place
         log.warning("left out: %s", problem)
