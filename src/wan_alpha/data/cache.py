@@ -1,9 +1,9 @@
 """A folder of files that came over the network, shared by any number of processes.
 
-An entry is named by its content's checksum, written beside its place and moved there in one step, so that a process that
-dies leaves no half entry.  While one process fetches an entry the others wait for it (`flock`, which the system gives
-back when its holder dies).  Entries that were not used for longest go first when room is needed; who still reads one
-keeps it until the file is closed.
+An entry is named by its content's checksum, written beside its place and moved there in one step, so that a process
+that dies leaves no half entry.  While one process fetches an entry the others wait for it (`flock`, which the system
+gives back when its holder dies).  Entries that were not used for longest go first when room is needed; who still reads
+one keeps it until the file is closed.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Cache:
                     if not entry.name.endswith(".tmp"):
                         yield stat.st_mtime, stat.st_size, Path(entry.path)
                     elif time.time() - stat.st_mtime > ABANDONED_AFTER:
-                        os.unlink(entry.path)
+                        Path(entry.path).unlink()
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[None]:

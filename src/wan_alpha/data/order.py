@@ -1,7 +1,7 @@
 """In which order clips are seen: a pure function of (seed, global sample number).
 
-Number n of a run is clip n mod N of epoch n // N, and each epoch is a permutation of its own.  Several sets are mixed in
-rounds: every round of `MIX_ROUND` numbers holds each set in its exact share, shuffled, and each set runs through
+Number n of a run is clip n mod N of epoch n // N, and each epoch is a permutation of its own.  Several sets are mixed
+in rounds: every round of `MIX_ROUND` numbers holds each set in its exact share, shuffled, and each set runs through
 epochs of its own.  Neither the number of ranks nor of workers enters, so a run continues exactly where it stopped, on
 as many devices as there are then.
 """

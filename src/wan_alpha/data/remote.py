@@ -70,8 +70,8 @@ class Remote:
                     ) from error
                 if attempt == self.attempts:
                     raise StoreError(
-                        f"{where}: no answer to {attempt} attempts in {time.monotonic() - began:.0f} s (last: {reason}); "
-                        "is the server running? Start again when it does: the same command continues where it stopped"
+                        f"{where}: no answer to {attempt} attempts in {time.monotonic() - began:.0f} s (last: "
+                        f"{reason}); is the server running? When it is, the same command continues where it stopped"
                     ) from error
                 delay = min(self.first_delay * 2 ** (attempt - 1), LONGEST_DELAY) * random.uniform(0.75, 1.25)
                 log.warning("%s: %s; attempt %d of %d in %.1f s", where, reason, attempt + 1, self.attempts, delay)

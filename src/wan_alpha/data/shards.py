@@ -1,7 +1,7 @@
 """Reading webdataset shards by index, from a folder or a URL.
 
-A shard is a plain tar of samples `KEY.<media extension>` + `KEY.json`.  Where each sample lies is known when a source is
-opened, from `index.jsonl` or by walking through the tars once; clips are then read by position, so that any order
+A shard is a plain tar of samples `KEY.<media extension>` + `KEY.json`.  Where each sample lies is known when a source
+is opened, from `index.jsonl` or by walking through the tars once; clips are then read by position, so that any order
 costs the same and an interrupted epoch can be continued.  `shards.json`, written when the shards were made, says which
 shards there should be and how large; a `crc32` in a sample's JSON guards its media on every read.
 """

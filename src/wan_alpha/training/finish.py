@@ -37,7 +37,7 @@ class Export(Callback):
         with self.ema.swapped_in(pl_module):
             if isinstance(pl_module, BaseVAEModule):
                 data: ClipDataModule = trainer.datamodule  # type: ignore[attr-defined]
-                measure_latents(pl_module, islice(data.train_loader(start=0), self.statistics_batches))
+                measure_latents(pl_module, islice(data.train_loader(first=0), self.statistics_batches))
             pl_module.export(self.run_dir, self.dtype)
 
 
