@@ -152,7 +152,7 @@ def _manifest(store: Store, root: str) -> dict[str, Any] | None:
         if isinstance(store, LocalStore):
             return None
         raise DataError(f"{root}: expected {MANIFEST} there, found none; make shards with data_prep.shard") from None
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{store.describe(MANIFEST)}: not JSON ({error}); copy it again") from error
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
         found = content.get("schema_version") if isinstance(content, dict) else type(content).__name__
