@@ -185,7 +185,7 @@ def test_a_server_that_says_nothing_counts_as_dead(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(remote, "READ_TIMEOUT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(StoreError, match="no answer to 2 attempts .*Timeout"):
+        with pytest.raises(StoreError, match=r"no answer to 2 attempts .*Timeout"):
             open_url(url, tmp_path, attempts=2)
 
 
@@ -243,7 +243,9 @@ def test_damage_on_the_way_is_fetched_again_and_damage_at_home_named(fetch: str,
         assert server.requests["/train-000000.tar"] == 2
         good = 99
         source = open_url(server.url, tmp_path / "b", fetch)
-        with pytest.raises(MediaError, match="crc32" if fetch == "clips" else "its sha256 is not the one in the manifest"):
+        with pytest.raises(
+            MediaError, match="crc32" if fetch == "clips" else "its sha256 is not the one in the manifest"
+        ):
             source.read(0, 0, 5)
 
 
@@ -257,7 +259,7 @@ def test_a_damaged_cache_is_noticed(server: RangeServer, root: Path, tmp_path: P
 
 def test_a_server_without_ranges(root: Path, tmp_path: Path) -> None:
     with RangeServer(root, ranges=False) as server:
-        with pytest.raises(StoreError, match="sends whole files when asked for a part.*data.fetch=shards"):
+        with pytest.raises(StoreError, match=r"sends whole files when asked for a part.*data.fetch=shards"):
             open_url(server.url, tmp_path).read(0, 0, 1)
         assert_same(open_url(server.url, tmp_path, "shards"), ShardSource(root, "train"))
 
@@ -268,11 +270,11 @@ def test_an_index_of_other_shards_is_refused(root: Path, tmp_path: Path) -> None
     with (tmp_path / "index.jsonl").open("a") as file:
         file.write("{}\n")
     for place in (tmp_path, open_store(tmp_path)):
-        with pytest.raises(DataError, match="index.jsonl: its sha256 is not the one in the manifest"):
+        with pytest.raises(DataError, match=r"index.jsonl: its sha256 is not the one in the manifest"):
             ShardSource(tmp_path, "train", store=None if place is tmp_path else place)  # type: ignore[arg-type]
     manifest = json.loads((tmp_path / "shards.json").read_text())
     data = (tmp_path / "index.jsonl").read_bytes()
     manifest["index"] |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
     (tmp_path / "shards.json").write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="index.jsonl:6: not an index entry"):
+    with pytest.raises(DataError, match=r"index.jsonl:6: not an index entry"):
         ShardSource(tmp_path, "train")

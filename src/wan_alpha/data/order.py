@@ -55,7 +55,7 @@ class SampleOrder:
 
     def __init__(self, sizes: Sequence[int], seed: int, weights: Sequence[float] | None = None) -> None:
         weights = [1.0] * len(sizes) if weights is None else list(weights)
-        if not sizes or min(sizes) < 1 or len(weights) != len(sizes) or not min(weights) > 0:
+        if not sizes or min(sizes) < 1 or len(weights) != len(sizes) or not all(weight > 0 for weight in weights):
             raise ValueError(f"expected sets with clips and positive weights, got sizes {sizes}, weights {weights}")
         self.sizes, self.seed = tuple(sizes), seed
         self.offsets = np.concatenate([[0], np.cumsum(sizes)])
