@@ -70,20 +70,21 @@ class MediaInfo:
     width: int
 
 
-def probe(source: Source, ext: str | None = None, name: str = "") -> MediaInfo:
+def probe(source: Source, ext: str | None = None, name: str = "", need_alpha: bool = True) -> MediaInfo:
     """What `source` holds, without decoding more than its first frame.
 
     Args:
         source: a file, a folder of RGBA frames, a `Pair`, or the bytes of a file.
         ext: extension of the media, needed for bytes (".webp" or "webp"); for paths their own is taken.
         name: how messages call the source; its path if not given.
+        need_alpha: refuse what has no alpha channel.
 
     Raises:
-        AlphaError: there is no alpha channel.
+        AlphaError: there is no alpha channel though it is needed.
         MediaError: it cannot be read, is of an unknown kind, or the halves of a pair do not fit each other.
     """
     if not isinstance(source, Pair):
-        return _probe_one(source, ext, name or _name(source), need_alpha=True)
+        return _probe_one(source, ext, name or _name(source), need_alpha)
     fgr = _probe_one(source.fgr, None, str(source.fgr), need_alpha=False)
     pha = _probe_one(source.pha, None, str(source.pha), need_alpha=False)
     if (fgr.num_frames, fgr.height, fgr.width) != (pha.num_frames, pha.height, pha.width):
@@ -95,14 +96,20 @@ def probe(source: Source, ext: str | None = None, name: str = "") -> MediaInfo:
 
 
 def read_frames(
-    source: Source, ext: str | None = None, start: int = 0, count: int = 1, stride: int = 1, name: str = ""
+    source: Source,
+    ext: str | None = None,
+    start: int = 0,
+    count: int = 1,
+    stride: int = 1,
+    name: str = "",
+    alpha: bool = True,
 ) -> Frames:
-    """Frames start, start + stride, ... (`count` of them) as straight RGBA.
+    """Frames start, start + stride, ... (`count` of them) as straight RGBA, or with `alpha=False` as RGB.
 
     Only what is asked for is decoded, as far as the format allows.  `source`, `ext`, `name`: as in `probe`.
 
     Returns:
-        uint8 (count, H, W, 4), straight colour, 0..255.
+        uint8 (count, H, W, 4), straight colour, 0..255; (count, H, W, 3) with `alpha=False`.
 
     Raises:
         AlphaError: there is no alpha channel.
@@ -112,20 +119,23 @@ def read_frames(
     if start < 0 or count < 1 or stride < 1:
         raise ValueError(f"expected start >= 0, count >= 1 and stride >= 1, got {start}, {count}, {stride}")
     positions = range(start, start + count * stride, stride)
+    if not alpha:
+        colour_only = source.fgr if isinstance(source, Pair) else source
+        return _read_one(colour_only, ext, name or _name(colour_only), positions, "RGB")
     if isinstance(source, Pair):
         colour = _read_one(source.fgr, None, str(source.fgr), positions, "RGB")
         matte = _read_one(source.pha, None, str(source.pha), positions, "RGB")
         if colour.shape != matte.shape:
             raise MediaError(f"{source.fgr} is {colour.shape}, its matte {source.pha} {matte.shape}; both must agree")
-        alpha = np.rint(matte.mean(axis=-1, keepdims=True)).astype(np.uint8)
-        frames = np.concatenate([colour, alpha], axis=-1)
+        opacity = np.rint(matte.mean(axis=-1, keepdims=True)).astype(np.uint8)
+        frames = np.concatenate([colour, opacity], axis=-1)
         lossy = _lossy(source.pha, None)
     else:
         frames = _read_one(source, ext, name or _name(source), positions, "RGBA")
         lossy = _lossy(source, ext)
     if lossy:
-        alpha = frames[..., 3]
-        alpha[alpha < LOSSY_ALPHA_FLOOR] = 0
+        opacity = frames[..., 3]
+        opacity[opacity < LOSSY_ALPHA_FLOOR] = 0
     return frames
 
 

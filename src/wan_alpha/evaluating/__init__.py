@@ -1,0 +1,1 @@
+"""What `evaluate.py` does: from a checked configuration to tables, pictures and a report."""

@@ -1,0 +1,79 @@
+"""The directory of an evaluation: everything needed to repeat it, and everything that came out."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..evaluation import formats
+from ..evaluation.scores import Scores
+from ..evaluation.summary import Summary
+from ..training.identity import flatten
+from ..training.provenance import describe_environment, write_json
+
+FREE = ("out", "report", "logger", "device", "compare", "fail_on_worse", "vbench")
+"""Keys that change nothing that is measured."""
+
+
+class RecordError(ValueError):
+    """A directory holds something else than what is to be written or read."""
+
+
+def begin(out: Path, tree: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Write down what is measured and with what; refuse a directory that holds another evaluation.
+
+    Args:
+        out: the directory.
+        tree: the whole configuration.
+        facts: what else the figures depend on (hashes of data, fingerprints of weights).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    identity = {"config": tree, "facts": facts}
+    file = out / "config.json"
+    if file.exists():
+        before = json.loads(file.read_text())
+        old, new = ({k: v for k, v in flatten(x).items() if not _free(k)} for x in (before, identity))
+        differing = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted(old | new) if old.get(k) != new.get(k)]
+        if differing:
+            raise RecordError(
+                f"{out} holds another evaluation:\n  "
+                + "\n  ".join(differing)
+                + "\nChoose another out=DIR, or remove it"
+            )
+    write_json(file, identity)
+    write_json(out / "environment.json", describe_environment())
+
+
+def _free(key: str) -> bool:
+    return any(key == f"config.{name}" or key.startswith(f"config.{name}.") for name in FREE)
+
+
+def write_results(out: Path, summary: Summary, scores: Scores) -> None:
+    """Tables: scores.csv, summary.csv, summary.json, table.md, table.tex."""
+    write_json(out / "summary.json", summary.to_json())
+    write_text(out / "scores.csv", formats.scores_csv(scores))
+    write_text(out / "summary.csv", formats.summary_csv(summary))
+    write_text(out / "table.md", markdown_page(summary))
+    write_text(out / "table.tex", formats.latex(summary))
+
+
+def markdown_page(summary: Summary) -> str:
+    """The tables, and what they do not show."""
+    page = f"Means over {len(summary.clips)} clips with 95 % bootstrap intervals.\n\n{formats.markdown(summary)}"
+    if summary.balanced:
+        page += f"\nUnweighted means of the categories:\n\n{formats.markdown(summary, summary.balanced)}"
+    for category, rows in summary.categories.items():
+        page += f"\n{category}:\n\n{formats.markdown(summary, rows)}"
+    notes = [f"{s}: {len(clips)} clips left out, because another system lacks them: {', '.join(clips)}"
+             for s, clips in summary.left_out.items()] + summary.failures  # fmt: skip
+    return page + "".join(f"\n- {note}" for note in notes) + ("\n" if notes else "")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.tmp")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
