@@ -52,7 +52,8 @@ def _free(key: str) -> bool:
 
 def write_results(out: Path, summary: Summary, scores: Scores) -> None:
     """Tables: scores.csv, summary.csv, summary.json, table.md, table.tex."""
-    write_json(out / "summary.json", summary.to_json())
+    text = json.dumps(summary.to_json(), indent=2, ensure_ascii=False)  # not sorted: systems keep their order
+    write_text(out / "summary.json", f"{text}\n")
     write_text(out / "scores.csv", formats.scores_csv(scores))
     write_text(out / "summary.csv", formats.summary_csv(summary))
     write_text(out / "table.md", markdown_page(summary))
@@ -73,7 +74,12 @@ def markdown_page(summary: Summary) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_bytes(content)
     os.replace(partial, path)

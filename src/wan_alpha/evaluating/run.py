@@ -25,6 +25,10 @@ def evaluate(config: EvaluateConfig, tree: dict[str, Any]) -> None:
         from .reconstruct import reconstruct
 
         reconstruct(config, tree, Path(config.out))
+    elif config.task == "generation":
+        from .generate import generation
+
+        generation(config, tree, Path(config.out))
 
 
 def choose_device(name: str) -> torch.device:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Grey = npt.NDArray[np.uint8]
-Flow = npt.NDArray[np.float32]
+Flow = npt.NDArray[np.floating]
 
 _SMALL = 256 * 256
 _SMALLEST = 32
@@ -53,7 +53,7 @@ def flow(first: Grey, second: Grey) -> Flow:
     return found
 
 
-def warp(picture: npt.NDArray[np.floating], motion: Flow) -> npt.NDArray[np.float32]:
+def warp(picture: npt.NDArray[np.floating], motion: Flow) -> npt.NDArray[np.floating]:
     """`picture` (H, W) or (H, W, C) looked at along `motion`: out[p] = picture[p + motion[p]], bilinear."""
     height, width = motion.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))

@@ -219,4 +219,5 @@ def common_shape(
     rate = fps or min(x.fps for x in infos.values())
     shortest = min(x.num_frames / x.fps for x in infos.values())
     length = num_frames or max(1, round(shortest * rate))
-    return Shape(*(size or (smallest.height, smallest.width)), rate, length)
+    height, width = size or (smallest.height, smallest.width)
+    return Shape(height, width, rate, length)

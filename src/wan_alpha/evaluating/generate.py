@@ -1,0 +1,185 @@
+"""task=generation: any number of systems' videos for one list of prompts, measured and shown side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..data.errors import MediaError
+from ..data.media import Pair
+from ..data.resize import Frames
+from ..evaluation.formats import terminal_table
+from ..evaluation.frechet import Moments, describe_file, frechet_distance
+from ..evaluation.generation import measure
+from ..evaluation.networks import ClipScore, VideoFeatures
+from ..evaluation.players import make_player
+from ..evaluation.prompts import Prompt, load_prompts
+from ..evaluation.scores import Score, Scores
+from ..evaluation.statistics import Estimate
+from ..evaluation.summary import Summary, summarise
+from ..evaluation.transparency import unpremultiply
+from ..evaluation.videos import Shape, System, VideoError, common_shape, open_system, read
+from .config import EvaluateConfig
+from .record import begin, write_bytes, write_results, write_text
+
+
+def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
+    """Measure every prompt that all systems answer and that has no scores yet, then write tables and the report."""
+    from .run import choose_device
+
+    if not config.videos:
+        raise VideoError("nothing to measure: give videos.NAME=DIR for each system")
+    if config.prompts is None:
+        raise VideoError("which prompts? give prompts=bench, prompts=transpixeler or prompts=FILE")
+    if config.networks.fvd and not config.networks.reference:
+        raise VideoError("networks.fvd needs networks.reference=DIR, a folder of clips to compare with")
+    prompts, device = load_prompts(config.prompts), choose_device(config.device)
+    systems = [open_system(name, Path(folder), prompts) for name, folder in config.videos.items()]
+    common = [p for p in prompts if all(p.id in s.videos for s in systems)]
+    if not common:
+        have = "; ".join(f"{s.name}: {', '.join(sorted(s.videos)[:5])}" for s in systems)
+        raise VideoError(f"no prompt is answered by every system ({have})")
+    align = config.align
+    shape = common_shape(systems, [p.id for p in common], align.how, align.size, align.fps, align.num_frames)
+    begin(out, tree, {"videos": {s.name: fingerprint(s) for s in systems}, "prompts": [p.text for p in prompts]})
+    scores = Scores(out)
+    problems = measure_all(systems, common, shape, config, scores, out, device)
+    if not scores.common_clips():
+        raise VideoError("no prompt could be measured:\n  " + "\n  ".join(problems))
+    summary = summarise(scores, config.seed)
+    tell(summary, systems, prompts, common, scores, shape, problems)
+    if config.networks.fvd:
+        add_fvd(summary, systems, common, shape, config, device)
+    Console().print(terminal_table(summary, f"{len(summary.clips)} prompts of {config.prompts}"))
+    write_results(out, summary, scores)
+    Console().print(f"[green]done[/green]: {out}")
+
+
+def fingerprint(system: System) -> dict[str, int]:
+    """Bytes of each video: enough to notice that a folder has changed since it was measured."""
+    return {i: sum(_bytes(part) for part in _parts(video.media)) for i, video in sorted(system.videos.items())}
+
+
+def _parts(media: Path | Pair) -> Sequence[Path]:
+    return media if isinstance(media, Pair) else (media,)
+
+
+def _bytes(path: Path) -> int:
+    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+
+
+def measure_all(
+    systems: Sequence[System], prompts: Sequence[Prompt], shape: Shape | None, config: EvaluateConfig, scores: Scores,
+    out: Path, device: torch.device,
+) -> list[str]:  # fmt: skip
+    """Every prompt without scores, one after the other; returns what could not be read."""
+    clip = ClipScore(config.networks.clip, device) if config.networks.clip else None
+    todo = [p for p in prompts if any(scores.get(s.name, p.id) is None for s in systems)]
+    problems: list[str] = []
+    columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("prompts", total=len(prompts), completed=len(prompts) - len(todo))
+        for prompt in todo:
+            try:
+                videos = {s.name: _frames(s, prompt, shape, config.align.premultiplied) for s in systems}
+            except MediaError as error:
+                problems.append(f"{prompt.id}: left out: {error}")
+                continue
+            found = []
+            for name, (frames, converted) in videos.items():
+                figures, notes = measure(frames, prompt)
+                if clip is not None:
+                    figures["clip_score"] = clip(frames, prompt.text)
+                found.append(Score(name, prompt.id, prompt.category, figures, notes | converted))
+            if config.report.players:
+                fps = shape.fps if shape else systems[0].videos[prompt.id].info.fps
+                player = make_player({name: frames for name, (frames, _) in videos.items()}, fps, config.report.height)
+                write_bytes(out / "players" / f"{prompt.id}.webm", player.webm)
+                layout = {"height": player.height, "cells": player.cells, "fps": fps}
+                write_text(out / "players" / f"{prompt.id}.json", json.dumps(layout))
+            scores.add(*found)
+            progress.advance(task)
+    return problems
+
+
+def _frames(system: System, prompt: Prompt, shape: Shape | None, premultiplied: str) -> tuple[Frames, dict[str, Any]]:
+    """The frames that are measured, and a note if they had to be divided by their alpha."""
+    from ..evaluation.transparency import looks_premultiplied
+
+    video = system.videos[prompt.id]
+    frames = read(video, shape)
+    if premultiplied == "convert" and video.has_alpha:
+        colours, alpha = frames[..., :3] / 255, frames[..., 3] / 255
+        if looks_premultiplied(colours, alpha):
+            return unpremultiply(frames), {"converted": True}
+    return frames, {}
+
+
+def tell(
+    summary: Summary, systems: Sequence[System], prompts: Sequence[Prompt], common: Sequence[Prompt], scores: Scores,
+    shape: Shape | None, problems: list[str],
+) -> None:  # fmt: skip
+    """What a reader must know beside the figures."""
+    shared = {p.id for p in common}
+    for s in systems:
+        answered = [p.id for p in prompts if p.id in s.videos]
+        if missing := [p.id for p in prompts if p.id not in s.videos]:
+            summary.failures.append(
+                f"{s.name}: no video for {len(missing)} of {len(prompts)} prompts: {_some(missing)}"
+            )
+        if rest := [i for i in answered if i not in shared]:
+            summary.left_out[s.name] = rest
+        if s.unasked:
+            summary.failures.append(f"{s.name}: videos that answer no prompt: {_some(s.unasked)}")
+        if absent := [i for i in answered if not s.videos[i].has_alpha]:
+            summary.failures.append(
+                f"{s.name}: no alpha in {len(absent)} videos; its figures of alpha are absent: {_some(absent)}"
+            )
+        for note, words in NOTES.items():
+            if named := [c.clip for c in scores if c.system == s.name and c.notes.get(note)]:
+                summary.failures.append(f"{s.name}: {words}: {_some(named)}")
+        summary.failures += s.problems
+    summary.failures += problems
+    summary.facts["prompts"] = {p.id: {"text": p.text, "expects": p.expects, "category": p.category} for p in common}
+    summary.facts["shape"] = None if shape is None else vars(shape)
+
+
+NOTES = {
+    "premultiplied": "colours look premultiplied, so that edges are too dark (align.premultiplied=convert mends it)",
+    "converted": "colours looked premultiplied and were divided by alpha",
+    "opaque": "alpha is 1 everywhere",
+}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def add_fvd(
+    summary: Summary, systems: Sequence[System], prompts: Sequence[Prompt], shape: Shape | None,
+    config: EvaluateConfig, device: torch.device,
+) -> None:  # fmt: skip
+    """FVD of every system to the reference clips, all on mid-grey; a figure of the set, in one pass at the end."""
+    assert config.networks.reference is not None
+    assert config.networks.fvd is not None
+    network = VideoFeatures(config.networks.fvd, device)
+    files = sorted(p for p in Path(config.networks.reference).iterdir() if not p.name.startswith("."))
+    asked = [Prompt(f.stem if f.is_file() else f.name, "-") for f in files]
+    reference = open_system("reference", Path(config.networks.reference), asked)
+    truth = Moments()
+    for video in reference.videos.values():
+        truth.add(network(read(video, shape)))
+    for s in systems:
+        moments = Moments()
+        for p in prompts:
+            moments.add(network(read(s.videos[p.id], shape)))
+        distance = frechet_distance(moments, truth)
+        nan = float("nan")
+        summary.systems[s.name]["fvd"] = Estimate(distance, nan, nan, moments.count, int(distance != distance))
+    summary.facts["fvd"] = {"network": describe_file(config.networks.fvd), "reference clips": truth.count}
