@@ -24,7 +24,7 @@ from ..evaluation.reconstruction import Protocol, ReconstructionEvaluation
 from ..evaluation.scores import Scores
 from ..evaluation.statistics import Estimate
 from ..evaluation.summary import summarise, worst_clips
-from ..training.data import open_source
+from ..training.data import low_high, open_source
 from .config import EvaluateConfig
 from .record import begin, write_results
 
@@ -49,7 +49,7 @@ def reconstruct(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None
     begin(out, tree, facts)
     dataset = ClipDataset(
         source, config.data.num_frames, (config.data.size[0], config.data.size[1]), config.seed,
-        config.data.frame_stride, augment=False,
+        low_high(config.data.frame_stride), augment=False,
     )  # fmt: skip
     ids = clip_ids(source)[: config.max_clips]
     categories = dict(zip(ids, (str(clip.meta.get("category", "all")) for clip in source.clips), strict=False))
