@@ -124,7 +124,11 @@ def valid_keys(schema: type, prefix: str = "") -> Iterator[str]:
         yield key
         hint = hints[item.name]
         if get_origin(hint) is dict:
-            yield from (f"{key}.{name}" for name in get_args(get_args(hint)[0]))
+            names, values = get_args(hint)
+            for name in get_args(names):
+                yield f"{key}.{name}"
+                yield from valid_keys(values, f"{key}.{name}.") if is_dataclass(values) else ()
+            continue
         for candidate in (hint, *get_args(hint), *(a for b in get_args(hint) for a in get_args(b))):
             if isinstance(candidate, type) and is_dataclass(candidate):
                 yield from valid_keys(candidate, f"{key}.")

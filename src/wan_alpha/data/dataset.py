@@ -16,16 +16,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wan_alpha.data.buckets import Bucket
+from wan_alpha.data.captions import CaptionStyle, compose
 from wan_alpha.data.errors import AlphaError, DataError, MediaError
 from wan_alpha.data.order import Integers, SampleOrder
 from wan_alpha.data.resize import Frames, resize_rgba
-from wan_alpha.data.source import ClipSource
+from wan_alpha.data.source import Clip, ClipSource
 from wan_alpha.data.windows import WindowPath, draw_path, integer_windows, slide
 from wan_alpha.rendering import COLOURS
 
 Stills = Literal["smooth", "integer", "static"]
 
-_STILL_STREAM = 2  # keeps the integer windows apart from the samples' other random numbers
+# Streams of their own, apart from the samples' other random numbers: integer windows, captions.
+_STILL_STREAM, _CAPTION_STREAM = 2, 3
 
 MAX_REPLACEMENTS = 16
 """After so many unreadable clips in a row the data set counts as lost."""
@@ -99,6 +101,7 @@ class ClipDataset(Dataset[Sample]):
             steps (windows of exactly `size`), or a "static" clip.
         order: which clip is sample n with `augment`; by default the source's clips as one set.
         buckets, labels: with `augment`, clip i becomes a sample of the shape `buckets[labels[i]]` instead.
+        captions: how the text is composed from captions and labels, see `compose`; none: the clip's caption as it is.
 
     Raises:
         ValueError: an argument is out of range.
@@ -118,6 +121,7 @@ class ClipDataset(Dataset[Sample]):
         order: SampleOrder | None = None,
         buckets: Sequence[Bucket] = (),
         labels: Integers | None = None,
+        captions: CaptionStyle | None = None,
     ) -> None:
         height, width = (size, size) if isinstance(size, int) else size
         strides = (frame_stride, frame_stride) if isinstance(frame_stride, int) else frame_stride
@@ -135,6 +139,7 @@ class ClipDataset(Dataset[Sample]):
         self.order = SampleOrder([len(source)], seed) if order is None else order
         self.shapes = list(buckets) if augment and labels is not None else [Bucket(num_frames, (height, width))]
         self.labels = labels if augment else None
+        self.captions = captions
 
     def __len__(self) -> int:
         """Clips of one epoch; larger sample numbers are valid too."""
@@ -154,7 +159,7 @@ class ClipDataset(Dataset[Sample]):
             alpha=rgba[3:].contiguous(),
             background=COLOURS[draws.background].clone(),
             canvas=COLOURS[draws.canvas].clone(),
-            caption=clip.caption,
+            caption=self._caption(clip, n),
             key=clip.key,
             index=n,
             problem=problem,
@@ -176,6 +181,12 @@ class ClipDataset(Dataset[Sample]):
         windows = rng.random((CROP_TRIES, 2))
         path = None if self.stills == "static" else draw_path(rng, self.scale)
         return _Draws(start, flip, zoom, windows, background, canvas, path, rng.random())
+
+    def _caption(self, clip: Clip, n: int) -> str:
+        if self.captions is None:
+            return clip.caption
+        rng = np.random.default_rng((self.seed, n, _CAPTION_STREAM)) if self.augment else None
+        return compose(clip, rng, self.captions)
 
     def _read(self, n: int, draws: _Draws, count: int) -> tuple[int, Frames, str]:
         """(clip index, frames, problem) of the first readable clip from place `n` of the order on."""

@@ -6,6 +6,7 @@ root/fgr/glass.mp4 + root/pha/glass.mp4               colour and matte apart, pa
 root/glass/fgr/... + root/glass/pha/...               the same, inside the clip's own folder
 root/captions.csv | .json | .jsonl                    optional; key and caption
 root/records.jsonl                                    written by data_prep.ingest; then it alone says what there is
+root/annotations.jsonl                                captions, labels and verdicts of data_prep.caption and .review
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wan_alpha.data.annotations import read_annotations
 from wan_alpha.data.errors import AlphaError, DataError
 from wan_alpha.data.media import MEDIA_EXTENSIONS, MediaInfo, Pair, probe, read_frames
 from wan_alpha.data.resize import Frames
@@ -30,19 +32,21 @@ FRAMES_AT_ONCE = 16  # of a clip that may be long and large
 class FolderSource:
     """The user's own clips (`ClipSource`); see the module's docstring for what a folder may hold.
 
-    Clips that cannot be read, have no alpha channel or are opaque throughout are named in `problems` and left out.
+    Clips that cannot be read, have no alpha channel or are opaque throughout are named in `problems` and left out, and
+    so are clips that a reviewer rejected.  Captions and labels in `annotations.jsonl` replace the clips' own.
 
     Args:
         root: the folder.
         split: "train", "val", or "all".
         val_share: share of the clips held out, chosen by the hash of their keys; with two clips or more there is at
             least one on either side.  `records.jsonl` brings its own split.
+        annotated: honour `annotations.jsonl`; else the folder is as if nobody had said anything about it.
 
     Raises:
         DataError: no clip can be used, or the split is empty.
     """
 
-    def __init__(self, root: Path | str, split: str, val_share: float = 0.1) -> None:
+    def __init__(self, root: Path | str, split: str, val_share: float = 0.1, annotated: bool = True) -> None:
         self.root = Path(root)
         self.problems: list[str] = []
         if not self.root.is_dir():
@@ -51,6 +55,8 @@ class FolderSource:
         if not found:
             reasons = "\n  ".join(self.problems) or "it holds neither RGBA files nor folders of frames"
             raise DataError(f"{self.root}: no clip can be used:\n  {reasons}")
+        if annotated:
+            found = self._annotated(found)
         chosen = [(clip, media) for clip, media in found if split in (clip.split, "all")]
         if not chosen:
             raise DataError(f"{self.root}: none of its {len(found)} clips is in split {split!r}; add clips")
@@ -75,6 +81,19 @@ class FolderSource:
     def media(self, index: int) -> Path | Pair:
         """Where the frames of a clip lie."""
         return self._media[index]
+
+    def _annotated(self, found: list[tuple[Clip, Path | Pair]]) -> list[tuple[Clip, Path | Pair]]:
+        """The clips with what `annotations.jsonl` says of them, without those that were rejected."""
+        annotations = read_annotations(self.root)
+        kept = []
+        for clip, media in found:
+            annotation = annotations.get(clip.key)
+            if annotation and annotation.rejected:
+                verdict = annotation.entries["verdict"]
+                self.problems.append(f"{clip.key}: rejected by {verdict.by} on {verdict.time[:10]}")
+            else:
+                kept.append((annotation.apply(clip) if annotation else clip, media))
+        return kept
 
     def _from_records(self) -> list[tuple[Clip, Path | Pair]]:
         found: list[tuple[Clip, Path | Pair]] = []

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Len, MinLen
 from pydantic import ConfigDict, Field, Strict
 
+from ..data.captions import CaptionStyle
+
 Count = Annotated[int, Strict(), Ge(1)]
 Natural = Annotated[int, Strict(), Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
@@ -68,6 +70,7 @@ class DataConfig:
     num_workers: Natural
     max_corrupt_share: Share  # of samples that may fail before the run stops
     val_share: Share  # of a `clips` folder that is held out
+    captions: CaptionStyle  # what a sample's text is composed of
     val_clips: Count | None  # validate on the first N held-out clips; null takes all
     val_batch_size: Count
     cache_dir: str  # where bytes from URLs are kept

@@ -97,6 +97,7 @@ class ClipDataModule(pl.LightningDataModule):
             order=self.order if augment else None,
             buckets=self.buckets,
             labels=self.labels,
+            captions=self.config.captions,
         )
 
     def _loader(self, dataset: Any, **options: Any) -> DataLoader:
