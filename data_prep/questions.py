@@ -13,14 +13,14 @@ FIELDS = (*CAPTION_FIELDS, "labels")
 """What can be asked for: four captions, and all labels in one answer."""
 
 SCENE = (
-    "The pictures show the same {count} moments of one video, in reading order, first on a grey checkerboard, then on flat "
-    "{colour}. Checkerboard and flat colour are not part of the video: they fill what is transparent in it, and where "
-    "they shine through, the video is translucent (glass, smoke, glow, soft edges)."
+    "The pictures show the same {count} moments of one video, in reading order, first on a grey checkerboard, then on "
+    "flat {colour}. Checkerboard and flat colour are not part of the video: they fill what is transparent in it, and "
+    "where they shine through, the video is translucent (glass, smoke, glow, soft edges)."
 )
 CAPTION_RULES = (
     "Describe the subject, what it looks like, how it moves from moment to moment, and what of it is translucent or "
-    "glowing. Write about the video only: nothing of pictures, moments, checkerboard, flat colour or background. Answer "
-    "with the description alone."
+    "glowing. Write about the video only: nothing of pictures, moments, checkerboard, flat colour or background. "
+    "Answer with the description alone."
 )
 LENGTHS = {
     "short_en": "Describe the video in one English sentence of at most 25 words.",
@@ -30,9 +30,11 @@ LENGTHS = {
 }
 HINT = "The file is called {hint!r}, which may help or mislead."
 MEANINGS = {
-    "style": "realistic: filmed or looks so; effects: fire, smoke, light, particles; cartoon_3d: rendered; cartoon: drawn",
-    "shot": "detail: part of a thing; close_up: a face or one small thing fills the picture; close: head and shoulders, or a "
-    "thing from near; medium: half a figure; wide: a whole figure or thing with room around it; far: small and far away",
+    "style": "realistic: filmed or looks so; effects: fire, smoke, light, particles; cartoon_3d: rendered; cartoon: "
+    "drawn",
+    "shot": "detail: part of a thing; close_up: a face or one small thing fills the picture; close: head and "
+    "shoulders, or a thing from near; medium: half a figure; wide: a whole figure or thing with room around it; far: small "
+    "and far away",
     "speed": "slow: slow motion; normal; fast: time lapse or hectic",
     "quality": "clear; greyish: washed-out colours; blurred: out of focus or smeared throughout",
 }
@@ -42,11 +44,14 @@ MAX_TOKENS = {"short_en": 128, "long_en": 512, "short_zh": 160, "long_zh": 640, 
 
 _MARKUP = re.compile(r"<\|[^|]*\|>|</?(?:think|s|unk|pad|tool_call)>|\ufffd", re.IGNORECASE)
 _REFUSAL = re.compile(
-    r"^(?:i'?m sorry|sorry,|i am sorry|i can(?:no|')t|i am unable|i'?m unable|as an ai|抱歉|对不起|很抱歉|作为一个?(?:ai|人工智能)|我无法)",
+    r"^(?:i'?m sorry|sorry,|i am sorry|i can(?:no|')t|i am unable|i'?m unable|as an ai|"
+    r"抱歉|对不起|很抱歉|作为一个?(?:ai|人工智能)|我无法)",
     re.IGNORECASE,
 )
 _BACKDROP = re.compile(
-    r"checker ?-?board|checkered|grid of|frames? (?:of|show)|棋盘|网格|方格背景|第[一二三四五六]帧", re.IGNORECASE
+    r"(?:on|against|over|of) (?:an? |the )?(?:gr[ae]y |white )*checker|checker(?:ed|board) (?:back|pattern)|"
+    r"grid of|frames? (?:of|show)|棋盘格?(?:状|式)?的?背景|方格背景|第[一二三四五六]帧",
+    re.IGNORECASE,
 )
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 
@@ -136,4 +141,4 @@ def read_labels(answer: str, names: Sequence[str]) -> dict[str, str]:
 
 def runs_in_circles(text: str, times: int = 4) -> bool:
     """Whether a piece of the text follows upon itself again and again, as stuck models write."""
-    return re.search(r"(.{2,60}?)\1{%d}" % (times - 1), text) is not None
+    return re.search(rf"(.{{2,60}}?)\1{{{times - 1}}}", text) is not None

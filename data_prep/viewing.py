@@ -68,11 +68,11 @@ def _farthest(rgb: Tensor, alpha: Tensor) -> int:
 
 
 def _grid(frames: Tensor) -> Tensor:
-    """(N, 3, H, W) -> one picture (3, H', W') with the frames in reading order on white."""
+    """(N, 3, H, W) -> one picture (3, H', W') with the frames in reading order, black lines between."""
     count, _, height, width = frames.shape
     columns = min(count, SIDE_BY_SIDE)
     rows = -(-count // columns)
-    sheet = torch.ones(3, rows * (height + GAP) - GAP, columns * (width + GAP) - GAP)
+    sheet = torch.zeros(3, rows * (height + GAP) - GAP, columns * (width + GAP) - GAP)
     for number, frame in enumerate(frames):
         top, left = number // columns * (height + GAP), number % columns * (width + GAP)
         sheet[:, top : top + height, left : left + width] = frame
