@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wan_alpha.data.annotations import read_annotations
+
 
 @dataclass(frozen=True)
 class Decisions:
@@ -27,8 +29,15 @@ class Decisions:
     """Keys that a person accepted, whatever was decided before."""
 
 
+def reviewed(root: Path) -> Decisions:
+    """What people accepted on the review page.  What they rejected, `FolderSource` itself leaves out, and it already
+    has the captions and labels as they corrected them."""
+    state = read_annotations(root)
+    return Decisions(kept=frozenset(key for key, said in state.items() if said.value("verdict") == "accepted"))
+
+
 Reader = Callable[[Path], Decisions]
-READERS: tuple[Reader, ...] = ()
+READERS: tuple[Reader, ...] = (reviewed,)
 """In order: what a later reader says wins over what an earlier one said."""
 
 

@@ -42,6 +42,7 @@ META = (
     "source",
     "concept",
     "captions",
+    "labels",
     "foreground",
     "motion",
     "glass",
