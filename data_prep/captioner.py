@@ -66,9 +66,8 @@ class Captioner:
         shown: tuple[list[bytes], str] | None = None
         for name in fields_of(self.options):
             said = self.journal.annotation(clip.key).entries
-            if all(
-                label in said and said[label].kind == "person" for label in (labels if name == "labels" else [name])
-            ):
+            wanted = labels if name == "labels" else [name]
+            if all(label in said and said[label].kind == "person" for label in wanted):
                 self.counts.theirs += 1
                 self.progress.advance(self.progress.task_ids[0])
                 continue
@@ -77,7 +76,8 @@ class Captioner:
             self.counts.cached += values is not None
             try:
                 if values is None:
-                    shown = shown or await asyncio.to_thread(self._show, index)
+                    if shown is None:
+                        shown = await asyncio.to_thread(self._show, index)
                     values = await self._ask(self._question(name, clip, shown[1], labels), shown[0])
                     self._store(digest, values)
                     self.counts.asked += 1

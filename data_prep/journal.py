@@ -74,7 +74,7 @@ class Journal:
             entries, problems = read_entries(self.file)
             counts = {id(entry) for annotation in fold(entries).values() for entry in annotation.entries.values()}
             # Of each kind the last is kept: should a person's word be taken back by hand, the model's is still there.
-            last = {(entry.key, entry.field, entry.kind): entry for entry in entries}
+            last = {_slot(entry): entry for entry in entries}
             kept = [entry for entry in entries if id(entry) in counts or last[_slot(entry)] is entry]
             stays = {id(entry) for entry in kept}
             old = [entry for entry in entries if id(entry) not in stays]

@@ -33,7 +33,7 @@ MEANINGS = {
     "style": "realistic: filmed or looks so; effects: fire, smoke, light, particles; cartoon_3d: rendered; cartoon: "
     "drawn",
     "shot": "detail: part of a thing; close_up: a face or one small thing fills the picture; close: head and shoulders "
-    "or a thing from near; medium: half a figure; wide: a whole figure or thing with room around it; far: small, far off",
+    "or a thing from near; medium: half a figure; wide: a whole figure or thing with room around it; far: far off",
     "speed": "slow: slow motion; normal; fast: time lapse or hectic",
     "quality": "clear; greyish: washed-out colours; blurred: out of focus or smeared throughout",
 }

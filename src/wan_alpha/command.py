@@ -127,7 +127,8 @@ def valid_keys(schema: type, prefix: str = "") -> Iterator[str]:
             names, values = get_args(hint)
             for name in get_args(names):
                 yield f"{key}.{name}"
-                yield from valid_keys(values, f"{key}.{name}.") if is_dataclass(values) else ()
+                if isinstance(values, type) and is_dataclass(values):
+                    yield from valid_keys(values, f"{key}.{name}.")
             continue
         for candidate in (hint, *get_args(hint), *(a for b in get_args(hint) for a in get_args(b))):
             if isinstance(candidate, type) and is_dataclass(candidate):

@@ -150,7 +150,7 @@ def test_own_clips_keep_names_captions_and_bytes(own: Path, tmp_path: Path) -> N
 
 def test_own_captions_in_another_encoding_stop_the_run(own: Path, tmp_path: Path) -> None:
     (own / "captions.csv").write_bytes("file,caption\nfire,火".encode("gb18030"))
-    with pytest.raises(DataError, match=r"captions\.csv: expected rows with `key` and `caption`.*utf-8"):
+    with pytest.raises(DataError, match=r"captions\.csv:\d+: not UTF-8 .*; save the file as UTF-8"):
         run("generic", own, tmp_path / "out")
 
 

@@ -91,7 +91,7 @@ def read_entries(file: Path) -> tuple[list[Entry], list[str]]:
             continue
         try:
             entries.append(_entry(json.loads(line.decode("utf-8"))))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             problems.append(f"{file}:{number}: not an entry ({error})")
     return entries, problems
 

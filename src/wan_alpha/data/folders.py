@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from wan_alpha.data.resize import Frames
 from wan_alpha.data.source import Clip, hash_manifest
 
 RECORDS = "records.jsonl"
+CAPTIONS = ("captions.csv", "captions.json", "captions.jsonl")
 Entry = tuple[str, Path | Pair]
 FRAMES_AT_ONCE = 16  # of a clip that may be long and large
 
@@ -155,20 +157,40 @@ def read_captions(root: Path) -> dict[str, str]:
     """{key: caption} from captions.csv, captions.json or captions.jsonl, if there is one.
 
     Rows have `key` (or `file`, `name`: an extension is dropped) and `caption`; a JSON object may map key to caption.
+
+    Raises:
+        DataError: the file is not UTF-8, or does not hold such rows.
     """
-    rows: list[dict[str, Any]] = []
+    file = next((root / name for name in CAPTIONS if (root / name).exists()), None)
+    if file is None:
+        return {}
+    text = _utf8(file)
     try:
-        if (file := root / "captions.csv").exists():
-            with file.open(newline="", encoding="utf-8-sig") as handle:
-                rows = list(csv.DictReader(handle))
-        elif (file := root / "captions.json").exists():
-            content = json.loads(file.read_text(encoding="utf-8"))
-            rows = [{"key": k, "caption": v} for k, v in content.items()] if isinstance(content, dict) else content
-        elif (file := root / "captions.jsonl").exists():
-            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return {key_of(Path(str(_first(row, "key", "file", "name")))): str(row["caption"]) for row in rows}
-    except (ValueError, KeyError) as error:
+        if file.suffix == ".csv":
+            rows: Any = list(csv.DictReader(io.StringIO(text, newline="")))
+        elif file.suffix == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            rows = json.loads(text)
+            rows = [{"key": k, "caption": v} for k, v in rows.items()] if isinstance(rows, dict) else rows
+        return {key_of(Path(str(_first(row, "key", "file", "name")))): str(row["caption"] or "") for row in rows}
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
         raise DataError(f"{file}: expected rows with `key` and `caption` ({error})") from error
+
+
+def _utf8(file: Path) -> str:
+    """The text of a file, which must be UTF-8: another encoding cannot be told from the bytes.
+
+    Raises:
+        DataError: it is not; the message names the first line that is not.
+    """
+    data = file.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        kind = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "not UTF-8"
+        raise DataError(f"{file}:{line}: {kind} (byte {data[error.start]:#04x}); save the file as UTF-8") from None
 
 
 def key_of(path: Path) -> str:
