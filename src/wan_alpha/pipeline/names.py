@@ -1,0 +1,28 @@
+"""Names of files from prompts: readable, the same on every system, and never a path."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+LONGEST = 60  # bytes: file systems allow 255, and suffixes follow
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+def safe_name(text: str) -> str:
+    """A prompt as a file name without suffix: letters and digits of any script, in lower case, joined by hyphens.
+
+    Whatever is lost (length, signs, capitals) is told apart by a short hash of the whole text, so that different
+    prompts get different names: `a parrot` is `a-parrot`, `../../etc/passwd` is `etc-passwd-` and six digits.
+    """
+    plain = unicodedata.normalize("NFC", text).strip()
+    words = re.findall(r"[^\W_]+", plain.lower())
+    name = "-".join(words)
+    while len(name.encode()) > LONGEST:
+        name = name[:-1]
+    name = name.strip("-")
+    if name == plain.replace(" ", "-") and name not in _RESERVED and name:
+        return name
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return f"{name or 'prompt'}-{digest}"
