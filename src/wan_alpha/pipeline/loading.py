@@ -1,54 +1,13 @@
-"""What a pipeline is loaded from: which adapter files there are, and what a missing base says."""
+"""A base to generate with must be complete; one that is missing says where to get it and how large it is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from ..models.adapters import DESCRIPTION, AdapterError
-from ..models.assets import ASSETS, asset
 from ..models.base import HUB, BaseError, locate_base
 
-DIT_FILES = ("pytorch_lora_weights.safetensors", "t2v.safetensors")
-DISTILL_FILE = "distill.safetensors"
 # transformer + UMT5-XXL text encoder + VAE: parameters x 4 bytes, as the float32 releases hold them
 SIZES_GB = {"wan2.1-1.3b": 29, "wan2.1-14b": 80, "wan2.2-5b": 46}
-
-AdapterPaths = str | Path | Sequence[str | Path] | None
-
-
-@dataclass(frozen=True)
-class AdapterFiles:
-    """Where the parts of a set of adapters are.
-
-    Attributes:
-        vae: directory with `adapters.json` and `adapters.safetensors`.
-        dit: DoRA or LoRA file of the transformer.
-        distill: distillation LoRA, applied after the DoRA.
-    """
-
-    vae: Path | None = None
-    dit: Path | None = None
-    distill: Path | None = None
-
-
-def find_adapters(adapters: AdapterPaths) -> AdapterFiles:
-    """Find the parts in one place or several; a part that a later place has replaces that of an earlier one.
-
-    Args:
-        adapters: `tiny` (shipped), an exported directory, a run directory (its `adapters/`), a .safetensors file of
-            the transformer, or several of these: usually one of stage vae and one of stage dit.
-
-    Raises:
-        AdapterError: a place does not exist or holds no adapters.
-    """
-    places = [] if adapters is None else [adapters] if isinstance(adapters, str | Path) else list(adapters)
-    found = AdapterFiles()
-    for place in places:
-        part = _tiny() if place == "tiny" else _inside(Path(place))
-        found = AdapterFiles(part.vae or found.vae, part.dit or found.dit, part.distill or found.distill)
-    return found
 
 
 def locate_pipeline(base: str | Path) -> str:
@@ -82,25 +41,3 @@ def missing_base(base: str | Path, error: Exception) -> BaseError:
 def _where_to_get() -> str:
     offers = "; ".join(f"`hf download {HUB[name]} --local-dir DIR` ({size} GB)" for name, size in SIZES_GB.items())
     return f"Get one with {offers}, and give base=DIR; base=tiny is shipped"
-
-
-def _tiny() -> AdapterFiles:
-    dit = ASSETS / "tiny-dora" / DIT_FILES[0]
-    return AdapterFiles(vae=asset("tiny-adapters"), dit=dit if dit.exists() else None)
-
-
-def _inside(place: Path) -> AdapterFiles:
-    if place.is_file():
-        return AdapterFiles(dit=place)
-    folders = [place, place / "adapters", place / "vae", place / "dit", place / "adapters" / "vae",
-               place / "adapters" / "dit"]  # fmt: skip
-    vae = next((folder for folder in folders if (folder / DESCRIPTION).is_file()), None)
-    dit = next((folder / name for folder in folders for name in DIT_FILES if (folder / name).is_file()), None)
-    distill = next((folder / DISTILL_FILE for folder in folders if (folder / DISTILL_FILE).is_file()), None)
-    if vae is None and dit is None:
-        exists = "holds neither" if place.exists() else "does not exist; expected"
-        raise AdapterError(
-            f"adapters: {place} {exists} {DESCRIPTION} (stage vae) nor {' or '.join(DIT_FILES)} (stage dit), there "
-            "or in adapters/; give an exported adapter directory, a run directory, or `tiny`"
-        )
-    return AdapterFiles(vae, dit, distill)

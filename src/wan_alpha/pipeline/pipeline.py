@@ -16,6 +16,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
+from ..interop.adapter_files import DIT_FILES, AdapterFiles, AdapterPaths, find_adapters
 from ..interop.dit_adapters import merge_into, read_dit_adapter
 from ..interop.dit_formats import adapter_tensors
 from ..interop.weights import CheckpointError
@@ -24,7 +25,7 @@ from ..models.alpha_vae import AlphaVAE
 from ..models.base import SizeError
 from .codec import RgbaCodec
 from .image_to_video import FirstFrame, condition, conditioned
-from .loading import DIT_FILES, AdapterFiles, AdapterPaths, find_adapters, locate_pipeline, missing_base
+from .loading import locate_pipeline, missing_base
 from .schedules import DISTILLED_SHIFT, DISTILLED_STEPS, distilled_sigmas, explicit_sigmas, flow_shift
 from .video import Video
 

@@ -1,0 +1,70 @@
+"""Where the parts of a set of adapters are: of the VAE, of the transformer, and a distillation LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..models.adapters import DESCRIPTION, AdapterError
+from ..models.assets import ASSETS, asset
+
+DIT_FILES = ("pytorch_lora_weights.safetensors", "t2v.safetensors")
+DISTILL_FILE = "distill.safetensors"
+
+AdapterPaths = str | Path | Sequence[str | Path] | None
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """Where the parts of a set of adapters are.
+
+    Attributes:
+        vae: directory with `adapters.json` and `adapters.safetensors`.
+        dit: DoRA or LoRA file of the transformer.
+        distill: distillation LoRA, applied after the DoRA.
+    """
+
+    vae: Path | None = None
+    dit: Path | None = None
+    distill: Path | None = None
+
+
+def find_adapters(adapters: AdapterPaths) -> AdapterFiles:
+    """Find the parts in one place or several; a part that a later place has replaces that of an earlier one.
+
+    Args:
+        adapters: `tiny` (shipped), an exported directory, a run directory (its `adapters/`), a .safetensors file of
+            the transformer, or several of these: usually one of stage vae and one of stage dit.
+
+    Raises:
+        AdapterError: a place does not exist or holds no adapters.
+    """
+    places = [] if adapters is None else [adapters] if isinstance(adapters, str | Path) else list(adapters)
+    found = AdapterFiles()
+    for place in places:
+        part = _tiny() if place == "tiny" else _inside(Path(place))
+        found = AdapterFiles(part.vae or found.vae, part.dit or found.dit, part.distill or found.distill)
+    return found
+
+
+def _tiny() -> AdapterFiles:
+    dit = ASSETS / "tiny-dora" / DIT_FILES[0]
+    return AdapterFiles(vae=asset("tiny-adapters"), dit=dit if dit.exists() else None)
+
+
+def _inside(place: Path) -> AdapterFiles:
+    if place.is_file():
+        return AdapterFiles(dit=place)
+    folders = [place, place / "adapters", place / "vae", place / "dit", place / "adapters" / "vae",
+               place / "adapters" / "dit"]  # fmt: skip
+    vae = next((folder for folder in folders if (folder / DESCRIPTION).is_file()), None)
+    dit = next((folder / name for folder in folders for name in DIT_FILES if (folder / name).is_file()), None)
+    distill = next((folder / DISTILL_FILE for folder in folders if (folder / DISTILL_FILE).is_file()), None)
+    if vae is None and dit is None:
+        exists = "holds neither" if place.exists() else "does not exist; expected"
+        raise AdapterError(
+            f"adapters: {place} {exists} {DESCRIPTION} (stage vae) nor {' or '.join(DIT_FILES)} (stage dit), there "
+            "or in adapters/; give an exported adapter directory, a run directory, or `tiny`"
+        )
+    return AdapterFiles(vae, dit, distill)
