@@ -91,7 +91,7 @@ def test_wan22_bases_say_what_is_left_out(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_refusals_are_sentences(
-    small_base: Path, wan21: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_base: Path, small_adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine").touch()
