@@ -184,7 +184,7 @@ def test_a_figure_that_is_not_a_number_is_shown_and_has_no_mean(tmp_path: Path, 
     summary = run(prompts, tmp_path / "out", f"videos.a={a}")
     assert summary["systems"]["a"]["edge_width"] == {"mean": None, "low": None, "high": None, "count": 2, "failed": 1}
     assert summary["systems"]["a"]["alpha_floor"]["mean"] == 0
-    assert any("alpha edge width is not a number on 1 of 2 clips (002)" in f for f in summary["failures"])
+    assert any("alpha edge width, px is not a number on 1 of 2 clips (002)" in f for f in summary["failures"])
     assert "NaN (1/2)" in (tmp_path / "out" / "table.md").read_text()
 
 

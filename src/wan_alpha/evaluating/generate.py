@@ -26,7 +26,9 @@ from ..evaluation.summary import Summary, summarise
 from ..evaluation.transparency import unpremultiply
 from ..evaluation.videos import Shape, System, VideoError, common_shape, open_system, read
 from .config import EvaluateConfig
+from .publish import publish
 from .record import begin, write_bytes, write_results, write_text
+from .study import write_study
 
 
 def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
@@ -58,6 +60,10 @@ def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
         add_fvd(summary, systems, common, shape, config, device)
     Console().print(terminal_table(summary, f"{len(summary.clips)} prompts of {config.prompts}"))
     write_results(out, summary, scores)
+    publish(out, summary, scores, config, "Generated transparency, side by side")
+    if config.report.ab and len(systems) > 1:
+        counted = [p for p in common if p.id in set(summary.clips)]
+        write_study(out, systems, counted, shape, config.report.height, config.seed)
     Console().print(f"[green]done[/green]: {out}")
 
 

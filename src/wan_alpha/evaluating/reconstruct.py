@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,18 +16,21 @@ from torch.utils.data import DataLoader, Subset
 from ..baselines import Codec, load_codec, load_reference
 from ..baselines.registry import REFERENCE_NOTES
 from ..data.dataset import Batch, ClipDataset, collate
+from ..data.resize import Frames, to_uint8
 from ..data.source import ClipSource
 from ..evaluation.formats import terminal_table
 from ..evaluation.frechet import picture_features
 from ..evaluation.lpips import LPIPS
 from ..evaluation.panels import panel, write_panels
-from ..evaluation.reconstruction import Protocol, ReconstructionEvaluation
+from ..evaluation.players import make_player
+from ..evaluation.reconstruction import TRUTH, Protocol, ReconstructionEvaluation
 from ..evaluation.scores import Scores
 from ..evaluation.statistics import Estimate
 from ..evaluation.summary import summarise, worst_clips
 from ..training.data import low_high, open_source
 from .config import EvaluateConfig
-from .record import begin, write_results
+from .publish import publish
+from .record import begin, write_bytes, write_results, write_text
 
 SAVE_EVERY_SECONDS = 30.0
 OURS = "ours"
@@ -70,6 +74,7 @@ def reconstruct(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None
     console.print(terminal_table(summary, f"{len(summary.clips)} clips of {config.data.root}"))
     write_results(out, summary, scores)
     draw(codecs, scores, dataset, ids, config, out, device)
+    publish(out, summary, scores, config, f"Reconstruction of {config.data.root}")
     console.print(f"[green]done[/green]: {out}")
 
 
@@ -126,18 +131,32 @@ def draw(
     codecs: dict[str, Codec], scores: Scores, dataset: ClipDataset, ids: list[str], config: EvaluateConfig, out: Path,
     device: torch.device,
 ) -> None:  # fmt: skip
-    """Panels of the worst clips of each trained codec, by the PSNR of the soft render."""
-    for system, codec in codecs.items():
+    """Panels of the worst clips of each trained codec, by the PSNR of the soft render, and videos of them all."""
+    for system in codecs:
         if system in config.references:
             continue
         panels = []
         for clip, _ in worst_clips(scores, system, "soft/psnr", config.report.worst):
             batch = collate([dataset[ids.index(clip)]])
-            rgb, alpha = codec.reconstruct(*_on(batch, device))
+            outputs = {name: other.reconstruct(*_on(batch, device)) for name, other in codecs.items()}
+            rgb, alpha = outputs[system]
+            if config.report.players:
+                videos = {TRUTH: (batch["rgb"], batch["alpha"]), **outputs}
+                fps = dataset.source.clips[ids.index(clip)].fps
+                player = make_player({n: to_frames(*video) for n, video in videos.items()}, fps, config.report.height)
+                layout = {"height": player.height, "cells": player.cells, "fps": fps}
+                write_bytes(out / "players" / f"{clip}.webm", player.webm)
+                write_text(out / "players" / f"{clip}.json", json.dumps(layout))
             panels.append(
                 panel(batch["rgb"][0], batch["alpha"][0], rgb[0], alpha[0], batch["canvas"][0], f"{system}: {clip}")
             )
         write_panels(out / "panels" / f"worst-{system}", panels, fps=8)
+
+
+def to_frames(rgb: torch.Tensor, alpha: torch.Tensor) -> Frames:
+    """The first clip of a batch as straight RGBA, uint8 (T, H, W, 4)."""
+    rgba = torch.cat([(rgb[0].clamp(-1, 1) + 1) / 2, alpha[0].clamp(0, 1)]).cpu()
+    return to_uint8(rgba.transpose(0, 1).contiguous())
 
 
 def _on(batch: Batch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

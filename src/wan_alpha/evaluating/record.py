@@ -43,7 +43,9 @@ def begin(out: Path, tree: dict[str, Any], facts: dict[str, Any]) -> None:
                 + "\nChoose another out=DIR, or remove it"
             )
     write_json(file, identity)
-    write_json(out / "environment.json", describe_environment())
+    environment = describe_environment()
+    environment["command"] = environment["command"].replace(" ++", " ")  # as it was typed, not as Hydra wants it
+    write_json(out / "environment.json", environment)
 
 
 def _free(key: str) -> bool:

@@ -10,10 +10,6 @@ import torch
 from .config import EvaluateConfig
 
 
-class EvaluateError(ValueError):
-    """What was asked for does not fit together."""
-
-
 def evaluate(config: EvaluateConfig, tree: dict[str, Any]) -> None:
     """Run the task, or the comparison that `compare` asks for.
 
@@ -21,14 +17,23 @@ def evaluate(config: EvaluateConfig, tree: dict[str, Any]) -> None:
         config: the checked configuration.
         tree: the same as plain containers, for the record.
     """
-    if config.task == "reconstruction":
+    out = Path(config.out)
+    if config.compare is not None:
+        from .comparison import run_comparison
+
+        run_comparison(Path(config.compare[0]), Path(config.compare[1]), out, config.seed, config.fail_on_worse)
+    elif config.task == "preference":
+        from .study import preference
+
+        preference(out, config.votes, config.seed)
+    elif config.task == "reconstruction":
         from .reconstruct import reconstruct
 
-        reconstruct(config, tree, Path(config.out))
+        reconstruct(config, tree, out)
     elif config.task == "generation":
         from .generate import generation
 
-        generation(config, tree, Path(config.out))
+        generation(config, tree, out)
 
 
 def choose_device(name: str) -> torch.device:

@@ -64,11 +64,11 @@ METRICS = {
         "one interpolated between its neighbours) / 255, weighted by alpha",
     ),
     "flow_difference": Figure(
-        "RGB/alpha flow difference", "down", 3,
+        "RGB/alpha flow difference, px", "down", 3,
         "TransPixeler's measure: mean distance in px of the Farneback flows of colour and of alpha",
     ),
     "edge_width": Figure(
-        "alpha edge width", "none", 2, "median width in px of the ramp through alpha = 0.5; 1 is a hard step"
+        "alpha edge width, px", "none", 2, "median width in px of the ramp through alpha = 0.5; 1 is a hard step"
     ),
     "translucent_share": Figure(
         "translucent share", "none", 3,
