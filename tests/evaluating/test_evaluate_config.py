@@ -44,6 +44,10 @@ def test_names_of_systems_are_the_users_own() -> None:
     assert config.videos == {"ours": "a/b"}
     assert config.codecs == {"v2": "c"}
     assert config.compare == ["a", "b"]
+    odd = ["out=x", "videos.a=a b/Zoë's=1", "votes=ë.json,b.json"]
+    config, _ = validated(compose(*odd), EvaluateConfig)
+    assert config.videos == {"a": "a b/Zoë's=1"}
+    assert config.votes == ["ë.json", "b.json"]
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,9 @@ def opened(browser, path: Path):  # type: ignore[no-untyped-def]
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on("request", lambda request: page.asked.append(request.url))
     page.goto(path.as_uri())
-    page.wait_for_function(
-        "document.querySelector('canvas') && document.querySelector('canvas').getContext('2d').getImageData(32, 32, 1, 1).data[3] > 0"
-    )
+    page.wait_for_function("document.querySelector('canvas') !== null")
+    drawn = "document.querySelector('canvas').getContext('2d').getImageData(32, 32, 1, 1).data[3] > 0"
+    page.wait_for_function(drawn)
     return page
 
 

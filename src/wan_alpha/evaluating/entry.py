@@ -9,15 +9,23 @@ LISTS = ("compare=", "votes=")
 
 
 def plain_arguments(arguments: list[str]) -> list[str]:
-    """Arguments for Hydra: `videos.NAME=DIR` becomes `++videos.NAME=DIR`, `compare=A,B` becomes `compare=[A,B]`."""
+    """For Hydra: `videos.NAME=DIR` becomes `++videos.NAME='DIR'`, `compare=A,B` becomes `compare=['A','B']`."""
     return [_plain(argument) for argument in arguments]
 
 
 def _plain(argument: str) -> str:
-    if argument.startswith(OPEN) and "=" in argument:
-        return f"++{argument}"
-    for key in LISTS:
-        value = argument.removeprefix(key)
-        if argument.startswith(key) and not value.startswith("[") and value != "null":
-            return f"{key}[{value}]"
+    key, equals, value = argument.partition("=")
+    if argument.startswith(OPEN) and equals:
+        return f"++{key}={_quoted(value)}"
+    for name in LISTS:
+        value = argument.removeprefix(name)
+        if argument.startswith(name) and not value.startswith("[") and value != "null":
+            return f"{name}[{','.join(_quoted(part) for part in value.split(','))}]"
     return argument
+
+
+def _quoted(value: str) -> str:
+    """A path as Hydra's grammar takes it: it knows no letters beyond ASCII, no spaces and no = without quotes."""
+    if value[:1] in ("'", '"') or value == "null":
+        return value
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -50,7 +50,7 @@ def draw_pairs(systems: Sequence[str], prompts: Sequence[str], seed: int) -> lis
             left, right = (a, b) if rng.integers(2) else (b, a)
             name = hashlib.sha256(f"{seed}/{prompt}/{a}/{b}".encode()).hexdigest()[:10]
             pairs.append(Pair(name, prompt, left, right))
-    rng.shuffle(pairs)  # type: ignore[arg-type]
+    rng.shuffle(pairs)
     return pairs
 
 

@@ -45,9 +45,11 @@ def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
     if len(values) < 2:
         return math.nan, math.nan
     rng = np.random.default_rng(seed)
-    # A row at a time: all draws of many clips at once would not fit into memory.
-    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    # Some draws at a time: all draws of many clips at once would not fit into memory.
+    rows = max(1, 1_000_000 // len(values))
+    sizes = [min(rows, RESAMPLES - done) for done in range(0, RESAMPLES, rows)]
+    means = [values[rng.integers(len(values), size=(size, len(values)))].mean(1) for size in sizes]
+    low, high = np.quantile(np.concatenate(means), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
