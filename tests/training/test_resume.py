@@ -135,6 +135,15 @@ def test_a_finished_run_can_be_made_longer(wan22: Path, clips: Path, tmp_path: P
     assert_equal_tree(weights(tmp_path / "short"), weights(tmp_path / "long"))
 
 
+def test_a_schedule_may_be_said_in_two_ways(wan22: Path, clips: Path, tmp_path: Path, reference: Path) -> None:
+    """`max_steps` alone lays the schedule out for itself; stopped early, the same is said with `schedule_steps`."""
+    run_dir, decay = tmp_path / "run", "optim.decay_share=0.5"
+    train(*small(wan22, clips, run_dir, decay, "trainer.max_steps=4", "optim.schedule_steps=6"))
+    train(*small(wan22, clips, run_dir, decay, "trainer.max_steps=6"))
+    train(*small(wan22, clips, tmp_path / "whole", decay, "trainer.max_steps=6"))
+    assert_equal_tree(weights(run_dir), weights(tmp_path / "whole"))
+
+
 def test_accumulated_batches_continue_at_the_right_sample(wan22: Path, clips: Path, tmp_path: Path) -> None:
     def command(name: str) -> list[str]:
         accumulating = ["data.batch_size=1", "trainer.accumulate_grad_batches=2", "trainer.val_every_n_steps=0"]

@@ -39,6 +39,7 @@ FREE = (
     "trainer.checkpoint_every_n_steps",
     "trainer.keep_checkpoints",
     "trainer.threads",
+    "optim.schedule_steps",
 )
 # These may change within a run, but are meant as a new one when nothing else says which run is meant.
 PART_OF_THE_NAME = (
@@ -47,6 +48,7 @@ PART_OF_THE_NAME = (
     "data.batch_size",
     "trainer.max_steps",
     "trainer.precision",
+    "optim.schedule_steps",
 )
 
 
