@@ -1,0 +1,1 @@
+"""A page to try it: `python -m wan_alpha.demo`."""

@@ -1,0 +1,142 @@
+"""The demo page, in Gradio: prompt on the left, preview over any background on the right, history below."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import gradio as gr
+
+from ..pipeline.composite import parse_colour
+from ..pipeline.video import FORMATS
+from .studio import FIELDS, Entry, RequestError, Studio
+
+QUEUE = 8
+BACKGROUNDS = ("checkerboard", "black", "white", "green", "colour", "picture")
+_CHECKERS = "repeating-conic-gradient(#cfcfcf 0 25%, #f5f5f5 0 50%) 0 0 / 24px 24px"
+EXAMPLES = ("a parrot", "fire", "a snowflake turning")
+CSS = """
+#preview .stage { display: flex; justify-content: center; align-items: center; border-radius: 8px; padding: 12px;
+                  min-height: 320px; }
+#preview img { width: min(100%, 640px); max-height: 60vh; object-fit: contain; }
+#preview img.small { image-rendering: auto; }
+#preview .empty { color: #555; background: #fff8; padding: 8px 14px; border-radius: 6px; }
+footer { display: none !important; }
+"""
+
+
+def build(studio: Studio, sizes: tuple[int, int, int], steps: int, guidance: float, title: str) -> gr.Blocks:
+    """The page.
+
+    Args:
+        studio: does the work.
+        sizes: frames, height and width that the base was made for.
+        steps, guidance: to begin with.
+        title: which model this is.
+    """
+    with gr.Blocks(title="wan-alpha", analytics_enabled=False, fill_width=True) as page:
+        gr.Markdown(f"## wan-alpha: video with transparency\n{title}")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                prompt = gr.Textbox(label="Prompt", lines=2, placeholder="a parrot", elem_id="prompt", max_length=1000)
+                gr.Examples([[text] for text in EXAMPLES], [prompt], label="For example")
+                with gr.Row():
+                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
+                    step = gr.Slider(1, 60, steps, step=1, label="Steps", elem_id="steps")
+                with gr.Accordion("More", open=False):
+                    negative = gr.Textbox(label="Negative prompt", max_length=1000)
+                    scale = gr.Slider(0, 12, guidance, step=0.5, label="Guidance (1: none)")
+                    with gr.Row():
+                        frames = gr.Number(sizes[0], label="Frames", precision=0)
+                        height = gr.Number(sizes[1], label="Height", precision=0)
+                        width = gr.Number(sizes[2], label="Width", precision=0)
+                go = gr.Button("Generate", variant="primary", elem_id="go")
+            with gr.Column(scale=3, min_width=360):
+                preview = gr.HTML(_preview(None, "checkerboard", "#3366cc", None), elem_id="preview")
+                with gr.Row():
+                    over = gr.Radio(
+                        BACKGROUNDS, value="checkerboard", label="Background", elem_id="background", scale=3
+                    )
+                    colour = gr.ColorPicker("#3366cc", label="Colour", scale=1, elem_id="colour")
+                picture = gr.Image(label="Your picture", type="filepath", visible=False, height=160, elem_id="picture")
+                with gr.Row():
+                    kind = gr.Dropdown([(f"{name}: {f.purpose}", name) for name, f in FORMATS.items()], value="webm",
+                                       label="Format", scale=3, elem_id="format")  # fmt: skip
+                    prepare = gr.Button("Prepare download", scale=1, elem_id="prepare")
+                download = gr.File(label="Download", visible=False, elem_id="download")
+        gallery = gr.Gallery(label="History", columns=8, height=190, allow_preview=False, elem_id="history",
+                             buttons=[])  # fmt: skip
+        current = gr.State("")
+        names = gr.State([])
+
+        def history() -> tuple[list[tuple[str, str]], list[str]]:
+            entries = studio.history()[:64]
+            return [(str(e.thumbnail), e.caption) for e in entries], [e.name for e in entries]
+
+        def generate(*values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+            *request, background, tint, file = values
+            try:
+                wish = dict(zip(FIELDS, request, strict=True))
+                entry = studio.make(wish, lambda share, what: progress(share, desc=what))
+            except RequestError as error:
+                raise gr.Error(str(error), print_exception=False) from error
+            return _preview(entry, background, tint, file), entry.name, gr.File(visible=False), *history()
+
+        def shown(name: str, background: str, tint: str, file: str | None) -> Any:
+            entry = next((e for e in studio.history() if e.name == name), None)
+            return _preview(entry, background, tint, file), gr.Image(visible=background == "picture")
+
+        def chosen(known: list[str], background: str, tint: str, file: str | None, event: gr.SelectData) -> Any:
+            name = known[event.index] if isinstance(event.index, int) and event.index < len(known) else ""
+            return shown(name, background, tint, file)[0], name, gr.File(visible=False)
+
+        def written(name: str, wanted: str, background: str, tint: str, file: str | None) -> Any:
+            # A colour is parsed, never opened: what the page sends must not name a file of this machine.
+            below = {"colour": _hex(tint), "picture": file or "checkerboard"}.get(background, background)
+            try:
+                path = studio.export(name, wanted, below)
+            except ValueError as error:
+                raise gr.Error(str(error) if name else "Generate a video first.", print_exception=False) from error
+            return gr.File(str(path), visible=True)
+
+        ground = [over, colour, picture]
+        request = [prompt, negative, seed, step, scale, frames, height, width, *ground]
+        outputs = [preview, current, download, gallery, names]
+        gr.on([go.click, prompt.submit], generate, request, outputs, concurrency_limit=1, api_visibility="private")
+        for part in (over, colour, picture):
+            part.change(shown, [current, *ground], [preview, picture], show_progress="hidden", api_visibility="private")
+        gallery.select(chosen, [names, *ground], [preview, current, download], api_visibility="private")
+        prepare.click(written, [current, kind, *ground], download, api_visibility="private")
+        page.load(history, None, [gallery, names], api_visibility="private")
+    page.queue(max_size=QUEUE, default_concurrency_limit=2)
+    return page
+
+
+def _preview(entry: Entry | None, background: str, colour: str, picture: str | None) -> str:
+    """The animation over the chosen background; everything that came from outside is escaped."""
+    below = {"checkerboard": _CHECKERS, "green": "#00b140", "black": "#000", "white": "#fff"}.get(background, _CHECKERS)
+    if background == "colour":
+        below = _hex(colour)
+    elif background == "picture" and picture:
+        below = f"url('{_url(Path(picture))}') center / cover"
+    if entry is None:
+        inside = '<span class="empty">Say what is to be seen, and press Generate.</span>'
+    else:
+        inside = f'<img src="{_url(entry.preview)}" alt="{html.escape(entry.caption, quote=True)}">'
+    return f'<div class="stage" style="background: {below}">{inside}</div>'
+
+
+def _hex(colour: str) -> str:
+    """A colour of the picker (`#rrggbb` or `rgba(r, g, b, a)`) as `#rrggbb`; whatever is none becomes blue."""
+    if parse_colour(colour) is not None:
+        return colour
+    numbers = re.findall(r"\d+(?:\.\d+)?", colour or "")[:3]
+    values = [min(255, int(float(number))) for number in numbers] if len(numbers) == 3 else [51, 102, 204]
+    return "#" + "".join(f"{value:02x}" for value in values)
+
+
+def _url(path: Path) -> str:
+    return f"/gradio_api/file={quote(str(path))}"
