@@ -102,6 +102,7 @@ class ClipDataset(Dataset[Sample]):
         order: which clip is sample n with `augment`; by default the source's clips as one set.
         buckets, labels: with `augment`, clip i becomes a sample of the shape `buckets[labels[i]]` instead.
         captions: how the text is composed from captions and labels, see `compose`; none: the clip's caption as it is.
+        flip: whether `augment` mirrors every second sample; not where captions say left and right.
 
     Raises:
         ValueError: an argument is out of range.
@@ -122,6 +123,7 @@ class ClipDataset(Dataset[Sample]):
         buckets: Sequence[Bucket] = (),
         labels: Integers | None = None,
         captions: CaptionStyle | None = None,
+        flip: bool = True,
     ) -> None:
         height, width = (size, size) if isinstance(size, int) else size
         strides = (frame_stride, frame_stride) if isinstance(frame_stride, int) else frame_stride
@@ -135,7 +137,7 @@ class ClipDataset(Dataset[Sample]):
         if not len(source):
             raise DataError("the source holds no clips")
         self.source, self.seed, self.strides, self.stills = source, seed, strides, stills
-        self.augment, self.scale = augment, scale
+        self.augment, self.scale, self.flip = augment, scale, flip
         self.order = SampleOrder([len(source)], seed) if order is None else order
         self.shapes = list(buckets) if augment and labels is not None else [Bucket(num_frames, (height, width))]
         self.labels = labels if augment else None
@@ -177,7 +179,7 @@ class ClipDataset(Dataset[Sample]):
         background, canvas = (int(colour) for colour in rng.integers(len(COLOURS), size=2))
         if not self.augment:
             return _Draws(0.5, False, 1.0, np.full((1, 2), 0.5), background, canvas, None, 0.0)
-        start, flip, zoom = rng.random(), bool(rng.integers(2)), rng.uniform(*self.scale)
+        start, flip, zoom = rng.random(), bool(rng.integers(2)) and self.flip, rng.uniform(*self.scale)
         windows = rng.random((CROP_TRIES, 2))
         path = None if self.stills == "static" else draw_path(rng, self.scale)
         return _Draws(start, flip, zoom, windows, background, canvas, path, rng.random())

@@ -56,6 +56,33 @@ class ClipSource(Protocol):
         ...
 
 
+class Without:
+    """A source without the clips of some captions: what a model is to be tested on and must not have seen.
+
+    Args:
+        source: all clips.
+        captions: which to leave out.
+    """
+
+    def __init__(self, source: ClipSource, captions: Iterable[str]) -> None:
+        self.source, names = source, frozenset(captions)
+        self.indices = [n for n, clip in enumerate(source.clips) if clip.caption not in names]
+        self.clips = [source.clips[n] for n in self.indices]
+        self.problems = source.problems
+        self.manifest_hash = hash_manifest([(source.manifest_hash, *sorted(names))])
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def read(self, index: int, start: int, count: int, stride: int = 1) -> Frames:
+        """See `ClipSource.read`."""
+        return self.source.read(self.indices[index], start, count, stride)
+
+    def describe(self, index: int) -> str:
+        """See `ClipSource.describe`."""
+        return self.source.describe(self.indices[index])
+
+
 def hash_manifest(entries: Iterable[tuple[str | int, ...]]) -> str:
     """sha256 over the entries of a manifest, each a tuple of names and numbers, in their order."""
     digest = hashlib.sha256()

@@ -13,6 +13,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from ..models.base import fingerprint
 from .optim import Optimiser
 
 
@@ -32,6 +33,10 @@ class StageModule(pl.LightningModule, ABC):
     @abstractmethod
     def base(self) -> AutoencoderKLWan:
         """The Wan VAE underneath."""
+
+    def base_fingerprint(self) -> str | dict[str, str]:
+        """A hash of the frozen weights that a checkpoint belongs to."""
+        return fingerprint(self.base)
 
     @abstractmethod
     def trainable(self) -> dict[str, nn.Parameter]:

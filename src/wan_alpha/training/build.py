@@ -15,32 +15,26 @@ from ..models.adapters import load_adapters
 from ..models.alpha_vae import AdapterSpec, AlphaVAE
 from ..models.base import check_size, load_vae
 from ..stages.base import BaseVAEModule
-from ..stages.optim import Optimiser, Schedule, adamw
 from ..stages.stage import StageModule
 from ..stages.vae import AlphaVAEModule
+from .build_dit import build_dit
+from .build_optim import optimiser
 from .config import AlphaVAEConfig, BaseVAEConfig, LossConfig, RunConfig
 
 
 def build_module(config: RunConfig) -> StageModule:
     """The LightningModule of the configured stage."""
-    stages: dict[str, Callable[[RunConfig], StageModule]] = {"base": _base_vae, "vae": _alpha_vae}
+    stages: dict[str, Callable[[RunConfig], StageModule]] = {
+        "base": _base_vae,
+        "vae": _alpha_vae,
+        "dit": build_dit,
+    }
     module = stages[config.stage](config)
     for shape in (config.data, *(config.data.buckets or ())):
         check_size(module.base, shape.num_frames, shape.size[0], shape.size[1])
     if config.trainer.channels_last:
         use_channels_last(module)
     return module
-
-
-def _optimiser(config: RunConfig) -> Optimiser:
-    optim = config.optim
-    schedule = Schedule(schedule_steps(config), optim.warmup_steps, optim.decay_share)
-    return lambda parameters: adamw(parameters, schedule, optim.lr, optim.betas, optim.weight_decay)
-
-
-def schedule_steps(config: RunConfig) -> int:
-    """For how many steps the learning rate is laid out."""
-    return config.optim.schedule_steps or config.trainer.max_steps
 
 
 def _base_vae(config: RunConfig) -> BaseVAEModule:
@@ -51,7 +45,7 @@ def _base_vae(config: RunConfig) -> BaseVAEModule:
     else:
         run = Path(model.init_from)
         vae = load_vae(run / "base" if (run / "base").exists() else run)
-    return BaseVAEModule(vae, _optimiser(config), model.kl_weight, config.seed)
+    return BaseVAEModule(vae, optimiser(config), model.kl_weight, config.seed)
 
 
 def _alpha_vae(config: RunConfig) -> AlphaVAEModule:
@@ -63,7 +57,7 @@ def _alpha_vae(config: RunConfig) -> AlphaVAEModule:
     vae = AlphaVAE(load_vae(config.base.path), spec, checkpointing=config.trainer.activation_checkpointing)
     if model.init_from is not None:
         vae.load_adapter_state(load_adapters(model.init_from, vae.base).tensors)
-    return AlphaVAEModule(vae, build_loss(config.loss), _optimiser(config))
+    return AlphaVAEModule(vae, build_loss(config.loss), optimiser(config))
 
 
 def build_loss(config: LossConfig) -> AlphaVAELoss:

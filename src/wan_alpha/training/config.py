@@ -67,6 +67,8 @@ class DataConfig:
     zoom: Annotated[list[Zoom], Len(2, 2)]  # range of the random crop: 2 shows half of the picture's sides
     stills: Literal["smooth", "integer", "static"]  # how a single picture becomes a clip
     colours: Literal["sample", "batch"]  # background colours: one per sample, or one for the whole batch
+    flip: bool  # mirror every second sample
+    exclude: list[str]  # captions of clips that training must not see
     num_workers: Natural
     max_corrupt_share: Share  # of samples that may fail before the run stops
     val_share: Share  # of a `clips` folder that is held out
@@ -156,6 +158,68 @@ class BaseVAEConfig:
 
 
 @dataclass
+class DiTAdapterConfig:
+    """What is trained of the transformer."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["dora", "lora", "full"]  # full: every weight, and the text encoder's
+    rank: Count
+    alpha: Positive  # the update is scaled by alpha / rank
+
+
+@dataclass
+class TimestepsConfig:
+    """The distribution of the noise level t in (0, 1), and how much each counts."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["uniform", "logit_normal"]
+    shift: Positive  # t -> s t / (1 + (s - 1) t)
+    mean: float
+    std: Positive
+    weighting: Literal["none", "bell"]
+
+
+@dataclass
+class FreshDiTConfig:
+    """A small transformer and text encoder from scratch (adapter.kind=full)."""
+
+    __pydantic_config__ = STRICT
+    transformer: dict[str, Any]  # to diffusers' WanTransformer3DModel; channels follow from VAE and text encoder
+    text_encoder: dict[str, Any]  # to transformers' UMT5Config; the vocabulary follows from the tokenizer
+    flow_shift: Positive  # of the scheduler that ships with it
+
+
+@dataclass
+class SamplesConfig:
+    """What a validation generates."""
+
+    __pydantic_config__ = STRICT
+    prompts: list[str]  # empty: nothing
+    seed: Natural  # of the first prompt; the next has the next
+    steps: Count
+    guidance: NonNegative
+
+
+@dataclass
+class AlphaDiTConfig:
+    """stage=dit: text to RGBA video."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["alpha_dit"]
+    adapter: DiTAdapterConfig
+    vae_adapters: str | None  # of the RGBA VAE: tiny, a run or a directory; null: opaque video through the base alone
+    fresh: FreshDiTConfig | None  # null: the base's own transformer
+    init_from: str | None  # a run of adapter.kind=full to go on from
+    timesteps: TimestepsConfig
+    caption_dropout: Share
+    captions: Literal["plain", "varied"]
+    fold_padding: bool  # text padding at the price of one token; exact; for small models
+    variants: Natural  # encode so many samples of every clip before training; 0: encode every batch anew
+    validation_timesteps: list[float]
+    samples: SamplesConfig
+
+
+@dataclass
 class PerceptualConfig:
     """VGG16 feature distance."""
 
@@ -216,7 +280,7 @@ class RunConfig:
     """One run."""
 
     __pydantic_config__ = STRICT
-    stage: Literal["base", "vae"]
+    stage: Literal["base", "vae", "dit"]
     seed: Natural
     run_dir: str
     ckpt_path: str | None  # auto: continue this run directory if it holds a checkpoint; a path; null: start anew
@@ -224,7 +288,7 @@ class RunConfig:
     data: DataConfig
     trainer: TrainerConfig
     optim: OptimConfig
-    model: Annotated[AlphaVAEConfig | BaseVAEConfig, Field(discriminator="kind")]
+    model: Annotated[AlphaVAEConfig | BaseVAEConfig | AlphaDiTConfig, Field(discriminator="kind")]
     loss: LossConfig | None
     logger: LoggerConfig
     callbacks: CallbacksConfig

@@ -10,21 +10,32 @@ from torch.utils.data import DataLoader, Sampler, Subset
 
 from ..data.buckets import Bucket, BucketOrder, BucketSampler, assign
 from ..data.dataset import Batch, ClipDataset, Sample, collate
+from ..data.errors import DataError
 from ..data.folders import FolderSource
 from ..data.mixture import MixedSource
 from ..data.order import GlobalOrderSampler, SampleOrder
 from ..data.shards import ShardSource
-from ..data.source import ClipSource
+from ..data.source import ClipSource, Without
 from ..data.stores import open_store
 from .config import DataConfig
 
 
 def open_source(config: DataConfig, split: str) -> ClipSource:
-    """The clips of one split, from shards or from a folder; several sets one after the other."""
-    if config.sources is None:
-        assert config.root is not None
-        return _open_root(config, config.root, split)
-    return MixedSource([_open_root(config, source.root, split) for source in config.sources])
+    """The clips of one split, from shards or from a folder; several sets one after the other.
+
+    Training does not see the clips whose captions are in `data.exclude`.
+
+    Raises:
+        DataError: no clip has one of these captions.
+    """
+    roots = [config.root] if config.sources is None else [source.root for source in config.sources]
+    parts = [_open_root(config, root, split) for root in roots if root is not None]
+    if config.exclude and split == "train":
+        known = {clip.caption for part in parts for clip in part.clips}
+        if unknown := [caption for caption in config.exclude if caption not in known]:
+            raise DataError(f"no training clip has the caption {unknown[0]!r}, which data.exclude names")
+        parts = [Without(part, config.exclude) for part in parts]
+    return parts[0] if config.sources is None else MixedSource(parts)
 
 
 def _open_root(config: DataConfig, root: str, split: str) -> ClipSource:
@@ -84,7 +95,7 @@ class ClipDataModule(pl.LightningDataModule):
             stride, endless = low_high(config.frame_stride)[0], config.stills != "static"
             self.labels = assign(self.train_source.clips, self.buckets, stride, endless)
 
-    def _dataset(self, source: ClipSource, augment: bool) -> ClipDataset:
+    def dataset(self, source: ClipSource, augment: bool) -> ClipDataset:
         return ClipDataset(
             source,
             num_frames=self.config.num_frames,
@@ -98,6 +109,7 @@ class ClipDataModule(pl.LightningDataModule):
             buckets=self.buckets,
             labels=self.labels,
             captions=self.config.captions,
+            flip=self.config.flip,
         )
 
     def _loader(self, dataset: Any, **options: Any) -> DataLoader:
@@ -120,7 +132,7 @@ class ClipDataModule(pl.LightningDataModule):
         """This rank's batches from global batch number `first` on, without end."""
         assert self.trainer is not None
         sampler = self.sampler(first, self.trainer.global_rank, self.trainer.world_size)
-        return self._loader(self._dataset(self.train_source, augment=True), batch_sampler=sampler)
+        return self._loader(self.dataset(self.train_source, augment=True), batch_sampler=sampler)
 
     def sampler(self, first: int, rank: int, world_size: int) -> Sampler[list[int]]:
         """Sample numbers of a rank's batches from global batch number `first` on, without end."""
@@ -130,7 +142,7 @@ class ClipDataModule(pl.LightningDataModule):
         return BucketSampler(BucketOrder(self.order, self.labels, global_batch), first, rank, world_size)
 
     def val_dataloader(self) -> DataLoader:
-        dataset = self._dataset(self.val_source, augment=False)
+        dataset = self.dataset(self.val_source, augment=False)
         chosen = validation_clips(self.val_source, self.config.val_clips)
         return self._loader(Subset(dataset, chosen), batch_size=self.config.val_batch_size)
 

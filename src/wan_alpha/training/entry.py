@@ -9,7 +9,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ..command import ConfigError, validated
-from .config import RunConfig
+from .config import AlphaDiTConfig, RunConfig
 
 INTERRUPTED = "the same command continues from the last checkpoint"
 
@@ -31,11 +31,13 @@ def checked(cfg: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
 
 def check_together(config: RunConfig) -> None:
     """What no single key can show: parts that do not belong to each other."""
-    kinds = {"vae": "alpha_vae", "base": "base_vae"}
+    kinds = {"vae": "alpha_vae", "base": "base_vae", "dit": "alpha_dit"}
     if config.model.kind != kinds[config.stage]:
         raise ConfigError(f"stage={config.stage} needs model.kind={kinds[config.stage]}, not {config.model.kind}")
     if config.stage == "vae" and config.loss is None:
         raise ConfigError("stage=vae needs a loss; null is for stage=base")
+    if isinstance(config.model, AlphaDiTConfig):
+        check_dit(config, config.model)
     data = config.data
     if (data.root is None) == (data.sources is None):
         raise ConfigError("give data.root (one set) or data.sources (several), not both; data=shards brings no root")
@@ -43,3 +45,19 @@ def check_together(config: RunConfig) -> None:
         raise ConfigError(f"data.frame_stride={data.frame_stride}: the smaller number comes first")
     if data.zoom[0] > data.zoom[1]:
         raise ConfigError(f"data.zoom={data.zoom}: the smaller number comes first")
+
+
+def check_dit(config: RunConfig, model: AlphaDiTConfig) -> None:
+    """What belongs together in stage=dit."""
+    full = model.adapter.kind == "full"
+    if not full and (model.fresh or model.init_from):
+        raise ConfigError(
+            f"model.adapter.kind={model.adapter.kind} trains adapters on the base's own transformer; model.fresh and "
+            "model.init_from are for model.adapter.kind=full"
+        )
+    if not full and model.vae_adapters is None:
+        raise ConfigError("model.vae_adapters is null: give the run or directory of a stage=vae, or tiny")
+    if bad := [t for t in model.validation_timesteps if not 0 < t < 1]:
+        raise ConfigError(f"model.validation_timesteps: {bad[0]} is not in (0, 1), where 0 is data and 1 noise")
+    if model.variants and config.data.buckets:
+        raise ConfigError("data.buckets needs model.variants=0: latents that are made once have one shape")

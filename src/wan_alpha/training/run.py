@@ -18,13 +18,17 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.markdown import Markdown
 
-from ..models.base import fingerprint
-from .build import build_module, schedule_steps
+from .build import build_module
+from .build_dit import build_latent_data
+from .build_optim import schedule_steps
 from .checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError, PeriodicCheckpoint, last_checkpoint
-from .config import RunConfig, TrainerConfig
+from ..stages.dit import AlphaDiTModule
+from ..stages.stage import StageModule
+from .config import AlphaDiTConfig, RunConfig, TrainerConfig
 from .data import ClipDataModule
 from .ema import AdapterEMA
 from .finish import Export
+from .generation import GenerationValidation
 from .guards import ReportUnreadable, StopOnNonFinite
 from .identity import differing_keys
 from .metrics_csv import MetricsCSV
@@ -50,9 +54,9 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    data = ClipDataModule(config.data, config.seed, config.trainer.accumulate_grad_batches)
-    report_data(data)
     module = build_module(config)
+    data = build_data(config, module)
+    report_data(data)
     trainer: Any = build_trainer(config)
     manifests = {"train": data.train_source.manifest_hash, "val": data.val_source.manifest_hash}
     identity = tree | {
@@ -61,7 +65,7 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
         "schedule steps": schedule_steps(config) if config.optim.decay_share else None,
         "data manifest": manifests,
         "data mixture": list(data.order.quotas) if config.data.sources else None,
-        "base weights": fingerprint(module.base),
+        "base weights": module.base_fingerprint(),
     }
     checkpoint = find_checkpoint(config.ckpt_path, run_dir)
     first_step = 0 if checkpoint is None else check_same_run(checkpoint, identity)
@@ -76,6 +80,13 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
     except SystemExit:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from None
     CONSOLE.print(f"[green]done[/green]: {run_dir}")
+
+
+def build_data(config: RunConfig, module: StageModule) -> ClipDataModule:
+    """Clips, or for stage=dit their latents."""
+    if isinstance(module, AlphaDiTModule) and isinstance(config.model, AlphaDiTConfig) and config.model.variants:
+        return build_latent_data(config, config.model, module)
+    return ClipDataModule(config.data, config.seed, config.trainer.accumulate_grad_batches)
 
 
 def find_checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:
@@ -202,6 +213,8 @@ def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
     ]
     if config.stage == "vae" and t.val_every_n_steps:
         callbacks.append(ReconstructionValidation(run_dir, config.callbacks))
+    if isinstance(config.model, AlphaDiTConfig) and t.val_every_n_steps:
+        callbacks.append(GenerationValidation(run_dir, config.callbacks, config.model.samples, config.data))
     if config.callbacks.progress:
         frames = config.data.batch_size * config.data.num_frames * t.accumulate_grad_batches
         callbacks.append(StepProgress(frames, t.log_every_n_steps))

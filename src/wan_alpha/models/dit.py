@@ -1,0 +1,70 @@
+"""Wan's diffusion transformer and scheduler: loading a base's, making small ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import UniPCMultistepScheduler
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from torch import nn
+
+from .base import BaseError, locate_base
+
+AdapterKind = Literal["dora", "lora", "full"]
+
+
+def load_transformer(base: str | Path, dtype: torch.dtype = torch.float32) -> WanTransformer3DModel:
+    """The base's transformer, frozen, in eval mode.
+
+    Args:
+        base: `tiny`, a known name, a hub id or a path in diffusers' pipeline layout (see `locate_base`).
+        dtype: of the weights.
+
+    Raises:
+        BaseError: the base has no transformer, or none of Wan's.
+    """
+    where = locate_base(base)
+    subfolder = None if (Path(where) / "diffusion_pytorch_model.safetensors").exists() else "transformer"
+    try:
+        transformer = WanTransformer3DModel.from_pretrained(where, subfolder=subfolder, torch_dtype=dtype)
+    except OSError as error:
+        hint = "a complete base has one" if Path(where).exists() else "no such folder, and no hub was reached"
+        raise BaseError(f"no Wan transformer at {where!r}: {hint} ({str(error).splitlines()[0]})") from error
+    return transformer.requires_grad_(False).eval()
+
+
+def load_scheduler(base: str | Path) -> UniPCMultistepScheduler:
+    """The base's scheduler as UniPC for flows, which the paper samples with."""
+    return UniPCMultistepScheduler.from_pretrained(locate_base(base), subfolder="scheduler")
+
+
+def new_scheduler(flow_shift: float) -> UniPCMultistepScheduler:
+    """UniPC as Wan's pipelines configure it."""
+    return UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=flow_shift, num_train_timesteps=1000
+    )
+
+
+def new_transformer(architecture: dict[str, Any], z_dim: int, text_dim: int) -> WanTransformer3DModel:
+    """A fresh transformer that starts as a steady function of its input.
+
+    Wan pads prompts with some 500 zeros and attends to all of them: at a random start the words would have one part in
+    fifty of the attention.  Queries therefore start with a common direction and keys of zeros against it, so that
+    padding starts with little weight.  Residual branches start at zero where adaLN gates them.
+    """
+    transformer = WanTransformer3DModel(**architecture, in_channels=z_dim, out_channels=z_dim, text_dim=text_dim)
+    with torch.no_grad():
+        nn.init.zeros_(transformer.proj_out.weight)
+        nn.init.zeros_(transformer.proj_out.bias)
+        embedder: Any = transformer.condition_embedder.text_embedder
+        nn.init.zeros_(embedder.linear_1.bias)
+        nn.init.zeros_(embedder.linear_2.bias)
+        for block in transformer.blocks:
+            attention: Any = block.attn2
+            direction = torch.randint(0, 2, attention.to_q.bias.shape).float() * 2 - 1
+            attention.to_q.bias.copy_(0.5 * direction)
+            attention.to_k.bias.copy_(-0.05 * direction)
+            nn.init.zeros_(attention.to_v.bias)
+    return transformer

@@ -1,0 +1,95 @@
+"""Cross-attention to padded prompts at the price of the words alone.
+
+Wan pads every prompt's embeddings with zeros to 512 tokens and lets the video attend to all of them, without a mask.  n
+equal tokens weigh as much as one whose logit is higher by log n: with that added, a few padding tokens stand for all of
+them and the result is the same.  For small models, whose video is shorter than 512 tokens, this is most of the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from torch import Tensor, nn
+
+
+class FoldedAttention:
+    """An attention processor for Wan's layers, equal to diffusers' own; plain matrix products, best for short clips.
+
+    Attributes:
+        bias: (B, L) added to the logits of the L text tokens, or None.
+    """
+
+    def __init__(self) -> None:
+        self.bias: Tensor | None = None
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary_emb: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        crossing = encoder_hidden_states is not None
+        source = encoder_hidden_states if encoder_hidden_states is not None else hidden_states
+        heads = int(attn.heads)  # type: ignore[arg-type]
+        query = _rotate(attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (heads, -1)), rotary_emb)  # type: ignore
+        key = _rotate(attn.norm_k(attn.to_k(source)).unflatten(2, (heads, -1)), rotary_emb)  # type: ignore[operator]
+        value = attn.to_v(source).unflatten(2, (heads, -1))  # type: ignore[operator]
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+        logits = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+        if crossing and self.bias is not None:
+            logits = logits + self.bias[:, None, None]
+        mixed = logits.softmax(-1).to(value.dtype) @ value
+        mixed = mixed.transpose(1, 2).flatten(2).type_as(hidden_states)
+        return attn.to_out[1](attn.to_out[0](mixed))  # type: ignore[index]
+
+
+def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Rotary positions on pairs of channels; x (B, N, heads, d)."""
+    if rotary is None:
+        return x
+    cos, sin = (part[..., 0::2].type_as(x) for part in rotary)
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2)
+
+
+def padding_bias(lengths: Tensor, tokens: int, full: int) -> Tensor:
+    """What `tokens - n` padding tokens need to weigh like `full - n` of them: float32 (B, tokens).
+
+    Args:
+        lengths: n, the tokens of each prompt, (B,).
+        tokens: of the embeddings at hand, more than any n (at least one padding token each) unless n = full.
+        full: to how many tokens the base pads (512).
+    """
+    here, there = (tokens - lengths).float(), (full - lengths).float()
+    if bool(((here == 0) & (there > 0)).any()):
+        raise ValueError(f"prompts of {lengths.tolist()} tokens leave no padding among {tokens}, and {full} need some")
+    bias = torch.where(there > 0, (there / here.clamp(min=1)).clamp(min=1e-30).log(), torch.zeros_like(here))
+    is_padding = torch.arange(tokens, device=lengths.device)[None] >= lengths[:, None]
+    return torch.where(is_padding, bias[:, None], torch.zeros_like(bias)[:, None])
+
+
+def fold_text(transformer: WanTransformer3DModel) -> FoldedAttention:
+    """Let every attention of `transformer` run through one `FoldedAttention`; set its `bias` before each call."""
+    if transformer.config["added_kv_proj_dim"] is not None:
+        raise ValueError("folded padding is for text only; this transformer also attends to images")
+    processor = FoldedAttention()
+    transformer.set_attn_processor(processor)
+    return processor
+
+
+@contextmanager
+def folded(processor: FoldedAttention | None, lengths: Tensor, tokens: int, full: int) -> Iterator[None]:
+    """Inside, the transformer sees prompts of `lengths` as if padded to `full`."""
+    if processor is None:
+        yield
+        return
+    processor.bias = padding_bias(lengths, tokens, full)
+    try:
+        yield
+    finally:
+        processor.bias = None

@@ -1,0 +1,203 @@
+"""stage=dit: Wan learns to generate the RGBA VAE's latents (section 3.2 of the Wan-Alpha paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UniPCMultistepScheduler
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from torch import Tensor, nn
+
+from ..losses.draws import draw
+from ..losses.flow_matching import flow_matching_loss, interpolate, velocity
+from ..losses.timesteps import NUM_TRAIN_TIMESTEPS, Timesteps, check_timesteps
+from ..models.codecs import Codec
+from ..models.dit import AdapterKind, new_scheduler
+from ..models.dit_adapters import dit_fingerprint
+from ..models.folded_text import fold_text, folded
+from ..models.text import MAX_TOKENS, Prompts, TextEncoder, pad_prompts
+from .dit_export import export_adapters, export_base
+from .noise_levels import NoiseLevels
+from .optim import Optimiser
+from .stage import StageModule
+
+VALIDATION_SEED = 20250929
+"""Of the noise in every run's validation: figures of different runs are comparable."""
+
+
+@dataclass(frozen=True)
+class DiTSettings:
+    """What a step of the DiT computes.
+
+    Attributes:
+        adapter: `dora` or `lora` train adapters; `full` trains every weight, and the text encoder with them.
+        timesteps: which noise levels, and their weights.
+        caption_dropout: share of samples that see the empty prompt.
+        fold_padding: see `models.folded_text`; exact, and much faster for small models.
+        validation_timesteps: at which t the held-out loss is measured.
+    """
+
+    adapter: AdapterKind = "dora"
+    timesteps: Timesteps = field(default_factory=Timesteps)
+    caption_dropout: float = 0.1
+    fold_padding: bool = False
+    validation_timesteps: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+    def __post_init__(self) -> None:
+        check_timesteps(torch.tensor(self.validation_timesteps))
+
+
+class AlphaDiTModule(StageModule):
+    """Rectified flow on cached or freshly encoded latents.
+
+        Z_t = t·ε + (1 - t)·Z,   v = ε - Z,   L = w(t) ||v̂(Z_t, t, prompt) - v||²
+
+    Args:
+        transformer: with its adapters, or to be trained whole.
+        text: tokenizer and encoder.
+        codec: the VAE, for batches that hold pixels, and to look at samples.
+        settings: see there.
+        optimiser: parameters -> what `configure_optimizers` returns.
+        seed: of every sample's noise level, noise and caption dropout.
+        scheduler: what samples are made with, and what a complete base ships.
+    """
+
+    def __init__(
+        self,
+        transformer: WanTransformer3DModel,
+        text: TextEncoder,
+        codec: Codec,
+        settings: DiTSettings,
+        optimiser: Optimiser,
+        seed: int = 0,
+        scheduler: UniPCMultistepScheduler | None = None,
+    ) -> None:
+        super().__init__(optimiser)
+        self.transformer, self.text, self.codec = transformer, text, codec
+        self.settings, self.seed = settings, seed
+        self.scheduler = scheduler or new_scheduler(1.0)
+        self.levels = NoiseLevels()
+        self.folding = fold_text(transformer) if settings.fold_padding else None
+        if settings.adapter == "full":
+            self.transformer.requires_grad_(True).train()
+            self.text.requires_grad_(True).train()
+
+    # ----- a step -------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
+        z = self.latents(batch)
+        draws = draw(self.seed, batch["index"], tuple(z.shape[1:]))
+        t, noise = self.settings.timesteps.sample(draws.u).to(z.device), draws.noise.to(z)
+        prompts = self.prompts(batch, draws.drop < self.settings.caption_dropout)
+        losses = self.losses(z, noise, t, prompts)
+        loss = (self.settings.timesteps.weight(t) * losses).mean()
+        self.log_step({"loss": loss})
+        self.levels.add(t, losses.detach())
+        self.levels.log(self)
+        return loss
+
+    def losses(self, z: Tensor, noise: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+        """||v̂ - v||² of each sample, (B,)."""
+        predicted = self.velocity(interpolate(z, noise, t), t, prompts)
+        return flow_matching_loss(predicted, velocity(z, noise))
+
+    def velocity(self, z_t: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+        """v̂: what the transformer takes for ε - Z."""
+        tokens = prompts.embeddings.shape[1]
+        with folded(self.folding, prompts.lengths, tokens, MAX_TOKENS):
+            return self.transformer(
+                hidden_states=z_t,
+                timestep=t * NUM_TRAIN_TIMESTEPS,
+                encoder_hidden_states=prompts.embeddings,
+                return_dict=False,
+            )[0]
+
+    def latents(self, batch: dict) -> Tensor:
+        """Normalised latents of a batch: stored ones, or its pixels encoded now."""
+        z = batch.get("latent")
+        if z is None:
+            with torch.autocast(self.device.type, enabled=False):
+                return self.codec.encode(batch)
+        expected = self.codec.vae.config["z_dim"]
+        if z.shape[1] != expected:
+            raise ValueError(f"the latents have {z.shape[1]} channels, this base's have {expected}: encode them again")
+        return z.float()
+
+    def prompts(self, batch: dict, dropped: Tensor | None = None) -> Prompts:
+        """Embeddings of a batch's captions; where `dropped` is true, of the empty prompt."""
+        gone = [False] * len(batch["key"]) if dropped is None else dropped.tolist()
+        pad_to = None if self.settings.fold_padding else MAX_TOKENS
+        if "text" in batch:  # stored by data_prep.encode, padding cut
+            empty = self.encode_prompts([""]) if any(gone) else None
+            kept = [empty.embeddings[0, : int(empty.lengths[0])] if empty and g else e.to(self.device).float()
+                    for e, g in zip(batch["text"], gone, strict=True)]  # fmt: skip
+            return pad_prompts(kept, pad_to)
+        return self.encode_prompts(["" if g else c for c, g in zip(batch["caption"], gone, strict=True)])
+
+    def encode_prompts(self, captions: Sequence[str]) -> Prompts:
+        """Embeddings of captions, padded as the transformer is to see them."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.adapter == "full"):
+            return self.text(captions, None if self.settings.fold_padding else MAX_TOKENS)
+
+    # ----- validation ---------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
+        """The held-out loss at fixed noise levels with fixed noise: (B, number of levels)."""
+        z, prompts = self.latents(batch), self.prompts(batch)
+        noise = draw(VALIDATION_SEED, batch["index"], tuple(z.shape[1:])).noise.to(z)
+        at = [self.losses(z, noise, t.expand(len(z)), prompts) for t in self._validation_t(z.device)]
+        table = torch.stack(at, dim=1)
+        for t, column in zip(self.settings.validation_timesteps, table.unbind(1), strict=True):
+            self.log(f"val/loss_t{t:g}", column.mean(), batch_size=len(z), sync_dist=True)
+        self.log("val/loss", table.mean(), batch_size=len(z), sync_dist=True, prog_bar=True)
+        self.log("step", float(self.global_step), reduce_fx="max")
+        return {"losses": table}
+
+    def _validation_t(self, device: torch.device) -> Iterator[Tensor]:
+        yield from torch.tensor(self.settings.validation_timesteps, device=device)
+
+    @contextmanager
+    def sampling(self, captions: Sequence[str]) -> Iterator[Any]:
+        """A velocity function for `models.sampling.sample_latents` with these captions."""
+        with_prompt, without = self.encode_prompts(captions), self.encode_prompts([""] * len(captions))
+
+        def model(z_t: Tensor, t: Tensor, prompted: bool) -> Tensor:
+            return self.velocity(z_t, t, with_prompt if prompted else without)
+
+        yield model
+
+    # ----- state --------------------------------------------------------------------------------------------------
+
+    @property
+    def base(self) -> AutoencoderKLWan:
+        return self.codec.vae
+
+    def base_fingerprint(self) -> str | dict[str, str]:
+        """Of the frozen weights: with `full`, the VAE's alone."""
+        vae = super().base_fingerprint()
+        return vae if self.settings.adapter == "full" else {"vae": str(vae), "dit": dit_fingerprint(self.transformer)}
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        named = {f"transformer.{n}": p for n, p in self.transformer.named_parameters()}
+        if self.settings.adapter == "full":
+            return named | {f"text_encoder.{n}": p for n, p in self.text.encoder.named_parameters()}
+        return {name: p for name, p in named.items() if ".lora_" in name}
+
+    def export(self, directory: Path, dtype: torch.dtype) -> None:
+        """Adapters in `directory/adapters`, or with `full` a complete base in `directory/base`."""
+        if self.settings.adapter == "full":
+            export_base(directory / "base", self.transformer, self.text, self.codec.vae, self.scheduler, dtype)
+        else:
+            export_adapters(directory / "adapters", self.transformer, self.codec, dtype)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["noise_levels"] = self.levels.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.levels.restore(checkpoint["noise_levels"])

@@ -1,0 +1,65 @@
+"""What stage=dit leaves: adapters that diffusers and our pipeline read, or a complete base."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UniPCMultistepScheduler, WanPipeline
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+
+from ..models.adapters import save_adapters
+from ..models.codecs import AlphaCodec, Codec
+from ..models.dit_adapters import save_dit_adapters
+from ..models.text import TextEncoder
+
+
+
+def export_adapters(directory: Path, transformer: WanTransformer3DModel, codec: Codec, dtype: torch.dtype) -> None:
+    """Everything that turns a base into an RGBA generator: the DiT's adapters beside those of the VAE.
+
+    `pytorch_lora_weights.safetensors` is what diffusers' `load_lora_weights` reads.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if isinstance(codec, AlphaCodec):
+        state = {n: t.to(torch.float16 if dtype == torch.float16 else t.dtype)
+                 for n, t in codec.alpha_vae.adapter_state().items()}  # fmt: skip
+        save_adapters(directory, codec.vae, asdict(codec.alpha_vae.spec), state)
+    save_dit_adapters(transformer, directory, dtype)
+
+
+def export_base(
+    directory: Path,
+    transformer: WanTransformer3DModel,
+    text: TextEncoder,
+    vae: AutoencoderKLWan,
+    scheduler: UniPCMultistepScheduler,
+    dtype: torch.dtype,
+) -> None:
+    """A folder that `WanPipeline.from_pretrained` of plain diffusers loads."""
+    parts: Any = [copy.deepcopy(part).to(dtype) for part in (transformer, text.encoder, vae)]
+    pipeline = WanPipeline(
+        tokenizer=text.tokenizer,
+        transformer=parts[0],
+        text_encoder=parts[1],
+        vae=parts[2],
+        scheduler=scheduler,
+    )
+    pipeline.save_pretrained(directory)
+    _name_portably(directory)
+
+
+def _name_portably(directory: Path) -> None:
+    """transformers 5 names a tokenizer's class in a way that transformers 4 does not know; both know this one."""
+    name = "PreTrainedTokenizerFast"
+    config, index = directory / "tokenizer" / "tokenizer_config.json", directory / "model_index.json"
+    if config.exists() and json.loads(config.read_text()).get("tokenizer_class") == "TokenizersBackend":
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": name}, indent=2) + "\n")
+        index.write_text(
+            json.dumps(json.loads(index.read_text()) | {"tokenizer": ["transformers", name]}, indent=2) + "\n"
+        )

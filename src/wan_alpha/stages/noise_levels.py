@@ -1,0 +1,46 @@
+"""The training loss by noise level: an average over all t hides which of them is learned."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .stage import StageModule
+
+LEVELS = 4
+
+
+class NoiseLevels:
+    """Means of the loss over t in [0, 1/4), [1/4, 1/2), ... since the last logged row."""
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(2, LEVELS)  # of losses, and how many
+
+    def add(self, t: Tensor, losses: Tensor) -> None:
+        """Losses (B,) at noise levels t (B,)."""
+        level = (t * LEVELS).long().clamp(0, LEVELS - 1)
+        new = torch.zeros(2, LEVELS, device=t.device)
+        new.index_add_(1, level, torch.stack([losses.float(), torch.ones_like(losses, dtype=torch.float)]))
+        self.sums = self.sums.to(t.device) + new
+
+    def log(self, module: StageModule) -> None:
+        """As `train/loss_t0..0.25` and so on, with the rows that are logged anyway."""
+        trainer = module.trainer
+        if trainer.fit_loop._should_accumulate() or (module.global_step + 1) % trainer.log_every_n_steps:
+            return
+        sums = self.sums
+        if trainer.world_size > 1:
+            sums = trainer.strategy.reduce(sums, reduce_op="sum")
+        for n, (total, count) in enumerate(sums.T.tolist()):
+            if count:
+                name = f"train/loss_t{n / LEVELS:g}-{(n + 1) / LEVELS:g}"
+                module.log(name, total / count)
+        self.sums = torch.zeros_like(self.sums)
+
+    def state(self) -> Tensor:
+        """What a checkpoint needs to go on within a row."""
+        return self.sums.cpu()
+
+    def restore(self, state: Tensor) -> None:
+        """Go on from `state`."""
+        self.sums = state

@@ -1,0 +1,97 @@
+"""stage=dit, from a checked configuration to its module and its latents."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from diffusers import UniPCMultistepScheduler
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from transformers import AutoTokenizer
+
+from ..losses.timesteps import Timesteps
+from ..models.adapters import load_adapters
+from ..models.alpha_vae import AdapterSpec, AlphaVAE
+from ..models.base import BaseError, load_vae, locate_base
+from ..models.codecs import AlphaCodec, Codec, ColourCodec
+from ..models.dit import load_scheduler, load_transformer, new_scheduler, new_transformer
+from ..models.text import TextEncoder, new_text_encoder
+from ..stages.dit import AlphaDiTModule, DiTSettings
+from .build_optim import optimiser
+from .config import AlphaDiTConfig, RunConfig
+from .latents import LatentDataModule
+
+
+def build_dit(config: RunConfig) -> AlphaDiTModule:
+    """The LightningModule of stage=dit."""
+    model = config.model
+    assert isinstance(model, AlphaDiTConfig)
+    codec = build_codec(config.base.path, model.vae_adapters)
+    source = _where(config, model)
+    if source is None:
+        transformer, text, scheduler = _fresh(config, model, codec)
+    else:
+        transformer, text = load_transformer(source), TextEncoder.from_pretrained(source)
+        scheduler = load_scheduler(source)
+    if model.adapter.kind != "full":
+        from ..models.dit_adapters import add_dit_adapters
+
+        add_dit_adapters(transformer, model.adapter.rank, model.adapter.alpha, model.adapter.kind)
+    if config.trainer.activation_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    settings = DiTSettings(
+        adapter=model.adapter.kind,
+        timesteps=Timesteps(**asdict(model.timesteps)),
+        caption_dropout=model.caption_dropout,
+        fold_padding=model.fold_padding,
+        validation_timesteps=tuple(model.validation_timesteps),
+    )
+    return AlphaDiTModule(transformer, text, codec, settings, optimiser(config), config.seed, scheduler)
+
+
+def build_codec(base: str, vae_adapters: str | None) -> Codec:
+    """The frozen VAE: with its adapters for RGBA, without for opaque video."""
+    vae = load_vae(base)
+    if vae_adapters is None:
+        return ColourCodec(vae)
+    loaded = load_adapters(vae_adapters, vae)
+    alpha_vae = AlphaVAE(vae, AdapterSpec(**loaded.spec), checkpointing=False)
+    alpha_vae.load_adapter_state(loaded.tensors)
+    return AlphaCodec(alpha_vae)
+
+
+def _where(config: RunConfig, model: AlphaDiTConfig) -> str | None:
+    """From where transformer and text encoder come: another run, or the base; None: fresh ones."""
+    if model.init_from is not None:
+        run = Path(model.init_from)
+        return str(run / "base" if (run / "base").exists() else run)
+    return None if model.fresh is not None else config.base.path
+
+
+def _fresh(
+    config: RunConfig, model: AlphaDiTConfig, codec: Codec
+) -> tuple[WanTransformer3DModel, TextEncoder, UniPCMultistepScheduler]:
+    """Small networks with random weights, for the tokenizer of the base."""
+    assert model.fresh is not None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(locate_base(config.base.path), subfolder="tokenizer")
+    except (OSError, ValueError) as error:
+        raise BaseError(f"{config.base.path} has no tokenizer: python -m data_prep.tokenizer makes one") from error
+    text = new_text_encoder(tokenizer, model.fresh.text_encoder)
+    transformer = new_transformer(model.fresh.transformer, int(codec.vae.config["z_dim"]), text.dim)
+    return transformer, text, new_scheduler(model.fresh.flow_shift)
+
+
+def build_latent_data(config: RunConfig, model: AlphaDiTConfig, module: AlphaDiTModule) -> LatentDataModule:
+    """Latents encoded before training, kept in the run directory."""
+    return LatentDataModule(
+        config.data,
+        config.seed,
+        config.trainer.accumulate_grad_batches,
+        codec=module.codec,
+        variants=model.variants,
+        style=model.captions,
+        directory=Path(config.run_dir),
+        identity={"codec": module.codec.fingerprint()},
+    )
+

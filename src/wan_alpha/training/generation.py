@@ -1,0 +1,84 @@
+"""What a validation of stage=dit shows: clips generated from fixed prompts with fixed seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import WandbLogger
+from rich.console import Console
+from torch import Tensor
+
+from ..evaluation.gallery import gallery, on_checkerboard
+from ..evaluation.panels import Frames, write_mp4
+from ..models.sampling import sample_latents
+from ..stages.dit import AlphaDiTModule
+from .config import CallbacksConfig, DataConfig, SamplesConfig
+from .provenance import write_json
+
+FPS = 8
+
+
+class GenerationValidation(Callback):
+    """Report the held-out loss, and generate.
+
+    Args:
+        run_dir: receives `panels/step-N.png`, `panels/step-N.webp` and `metrics.json`.
+        config: whether pictures are drawn.
+        samples: prompts, seeds, steps, guidance.
+        data: length and size of a clip.
+    """
+
+    def __init__(
+        self, run_dir: str | Path, config: CallbacksConfig, samples: SamplesConfig, data: DataConfig
+    ) -> None:
+        self.run_dir, self.config, self.samples, self.data = Path(run_dir), config, samples, data
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, AlphaDiTModule)
+        if not trainer.is_global_zero or not self.config.panels or not self.samples.prompts:
+            return
+        rgb, alpha = generate(pl_module, self.samples, self.data)
+        tiles = [on_checkerboard(c, a, side=128) for c, a in zip(rgb, alpha, strict=True)]
+        title = f"step {trainer.global_step}: {self.samples.steps} steps, guidance {self.samples.guidance:g}"
+        self._write(trainer, gallery(tiles, self.samples.prompts, title=title))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        figures = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        write_json(self.run_dir / "metrics.json", {"step": trainer.global_step, "mean": figures})
+        shown = "  ".join(f"{k.removeprefix('val/')} {v:.4f}" for k, v in sorted(figures.items()))
+        Console().print(f"held-out loss after {trainer.global_step} steps: {shown}", highlight=False)
+
+    def _write(self, trainer: pl.Trainer, pages: Frames) -> None:
+        stem = self.run_dir / "panels" / f"step-{trainer.global_step:08d}"
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        frames = [Image.fromarray(page) for page in pages]
+        frames[len(frames) // 2].save(stem.with_suffix(".png"), optimize=True)
+        frames[0].save(
+            stem.with_suffix(".webp"), save_all=True, append_images=frames[1:], duration=round(1000 / FPS), loop=0,
+            quality=85, method=2,
+        )  # fmt: skip
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                import wandb
+
+                film = write_mp4(pages, stem.with_suffix(".mp4"), fps=FPS)
+                video = wandb.Video(str(film), format="mp4", caption=", ".join(self.samples.prompts))
+                logger.experiment.log({"samples": video, "trainer/global_step": trainer.global_step})
+
+
+@torch.no_grad()
+def generate(module: AlphaDiTModule, samples: SamplesConfig, data: DataConfig) -> tuple[Tensor, Tensor]:
+    """rgb (B, 3, T, H, W) and alpha (B, 1, T, H, W) of all prompts, sample n with seed `seed + n`."""
+    shape = module.codec.latent_shape(data.num_frames, data.size[0], data.size[1])
+    seeds = range(samples.seed, samples.seed + len(samples.prompts))
+    with module.sampling(samples.prompts) as model:
+        arguments: dict[str, Any] = {"steps": samples.steps, "guidance": samples.guidance, "device": module.device}
+        z = sample_latents(model, module.scheduler, shape, list(seeds), **arguments)
+    return module.codec.decode(z)
