@@ -77,5 +77,7 @@ def _page(
         left, y = _GAP + n % columns * (width + _GAP), top + n // columns * (height + _CAPTION_HEIGHT + _GAP)
         page.paste(Image.fromarray(tile), (left, y))
         lines = textwrap.wrap(caption, max(8, width // 7))[:2]
-        draw.multiline_text((left + width / 2, y + height + 4), "\n".join(lines), _INK, font, anchor="ma", align="center")
+        draw.multiline_text(
+            (left + width / 2, y + height + 4), "\n".join(lines), _INK, font, anchor="ma", align="center"
+        )
     return np.asarray(page)

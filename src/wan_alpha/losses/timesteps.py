@@ -44,7 +44,9 @@ def bell_weight(t: Tensor, shift: float = 1.0) -> Tensor:
 def check_timesteps(t: Tensor) -> None:
     """Raise TimestepError unless every t lies in (0, 1); NaN does not."""
     if not bool(((t > 0) & (t < 1)).all()):
-        raise TimestepError(f"noise levels must lie in (0, 1), 0 being data and 1 noise; got {t.flatten().tolist()[:8]}")
+        raise TimestepError(
+            f"noise levels must lie in (0, 1), 0 being data and 1 noise; got {t.flatten().tolist()[:8]}"
+        )
 
 
 @dataclass(frozen=True)

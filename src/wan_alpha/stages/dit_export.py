@@ -19,7 +19,6 @@ from ..models.dit_adapters import save_dit_adapters
 from ..models.text import TextEncoder
 
 
-
 def export_adapters(directory: Path, transformer: WanTransformer3DModel, codec: Codec, dtype: torch.dtype) -> None:
     """Everything that turns a base into an RGBA generator: the DiT's adapters beside those of the VAE.
 

@@ -94,4 +94,3 @@ def build_latent_data(config: RunConfig, model: AlphaDiTConfig, module: AlphaDiT
         directory=Path(config.run_dir),
         identity={"codec": module.codec.fingerprint()},
     )
-

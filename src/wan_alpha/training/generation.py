@@ -33,9 +33,7 @@ class GenerationValidation(Callback):
         data: length and size of a clip.
     """
 
-    def __init__(
-        self, run_dir: str | Path, config: CallbacksConfig, samples: SamplesConfig, data: DataConfig
-    ) -> None:
+    def __init__(self, run_dir: str | Path, config: CallbacksConfig, samples: SamplesConfig, data: DataConfig) -> None:
         self.run_dir, self.config, self.samples, self.data = Path(run_dir), config, samples, data
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

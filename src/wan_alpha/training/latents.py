@@ -59,7 +59,7 @@ def ground_name(codec: Codec, colour: Tensor) -> str:
     """What a caption may say of the background: its colour, or that there is none."""
     if isinstance(codec, AlphaCodec):
         return TRANSPARENT
-    return COLOUR_NAMES[int((COLOURS == colour).all(1).nonzero()[0, 0])]
+    return COLOUR_NAMES[int((colour == COLOURS).all(1).nonzero()[0, 0])]
 
 
 def bank_key(parts: dict[str, Any]) -> str:
@@ -174,9 +174,7 @@ class LatentDataModule(ClipDataModule):
 
     def train_loader(self, start: int) -> DataLoader:
         assert self.trainer is not None
-        sampler = GlobalOrderSampler(
-            start, self.config.batch_size, self.trainer.global_rank, self.trainer.world_size
-        )
+        sampler = GlobalOrderSampler(start, self.config.batch_size, self.trainer.global_rank, self.trainer.world_size)
         dataset = LatentDataset(self.bank("train"), self.seed, self.style)
         return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate_latents)
 

@@ -18,12 +18,12 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.markdown import Markdown
 
+from ..stages.dit import AlphaDiTModule
+from ..stages.stage import StageModule
 from .build import build_module
 from .build_dit import build_latent_data
 from .build_optim import schedule_steps
 from .checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError, PeriodicCheckpoint, last_checkpoint
-from ..stages.dit import AlphaDiTModule
-from ..stages.stage import StageModule
 from .config import AlphaDiTConfig, RunConfig, TrainerConfig
 from .data import ClipDataModule
 from .ema import AdapterEMA

@@ -1,0 +1,43 @@
+"""A complete small base: random VAE, transformer and text encoder, and a tokenizer of a few words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from small_world import random_base
+
+from data_prep.tokenizer import train_tokenizer
+from wan_alpha.models.dit import new_scheduler, new_transformer
+from wan_alpha.models.text import TextEncoder, new_text_encoder
+from wan_alpha.stages.dit_export import export_base
+
+TRANSFORMER = {
+    "patch_size": [1, 2, 2], "num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2,
+    "freq_dim": 16,
+}  # fmt: skip
+TEXT_ENCODER = {
+    "d_model": 16, "d_kv": 8, "d_ff": 32, "num_heads": 2, "num_layers": 1, "dropout_rate": 0.0,
+    "feed_forward_proj": "gated-gelu",
+}  # fmt: skip
+CAPTIONS = [f"disc{n}" for n in range(9)] + ["a red parrot on a green background"]
+
+
+def random_text(seed: int = 0) -> TextEncoder:
+    """A fresh text encoder, the same for the same seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return new_text_encoder(train_tokenizer(CAPTIONS, 400), TEXT_ENCODER).requires_grad_(False).eval()
+
+
+def write_complete_base(root: Path, architecture: str = "wan22", seed: int = 0) -> Path:
+    """A base in diffusers' layout that says something: no layer of the transformer is zero."""
+    vae, text = random_base(architecture), random_text(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        transformer = new_transformer(TRANSFORMER, vae.config["z_dim"], text.dim)
+        with torch.no_grad():
+            for parameter in transformer.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    export_base(root, transformer, text, vae, new_scheduler(2.0), torch.float32)
+    return root
