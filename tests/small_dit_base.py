@@ -8,6 +8,7 @@ import torch
 from small_world import random_base
 
 from data_prep.tokenizer import train_tokenizer
+from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 from wan_alpha.models.dit import new_scheduler, new_transformer
 from wan_alpha.models.text import TextEncoder, new_text_encoder
 from wan_alpha.stages.dit_export import export_base
@@ -30,8 +31,11 @@ def random_text(seed: int = 0) -> TextEncoder:
         return new_text_encoder(train_tokenizer(CAPTIONS, 400), TEXT_ENCODER).requires_grad_(False).eval()
 
 
-def write_complete_base(root: Path, architecture: str = "wan22", seed: int = 0) -> Path:
-    """A base in diffusers' layout that says something: no layer of the transformer is zero."""
+def write_complete_base(root: Path, architecture: str = "wan22", seed: int = 0, adapters: bool = False) -> Path:
+    """A base in diffusers' layout that says something: no layer of the transformer is zero.
+
+    With `adapters`, `root/adapters` holds random ones of an RGBA VAE on it.
+    """
     vae, text = random_base(architecture), random_text(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -40,4 +44,7 @@ def write_complete_base(root: Path, architecture: str = "wan22", seed: int = 0) 
             for parameter in transformer.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
     export_base(root, transformer, text, vae, new_scheduler(2.0), torch.float32)
+    if adapters:
+        alpha_vae = AlphaVAE(vae, AdapterSpec(2, 2.0, "base"))
+        alpha_vae.save_adapters(root / "adapters")
     return root

@@ -14,10 +14,11 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
+from small_dit_base import write_complete_base
 
 from wan_alpha.command import ConfigError, valid_keys
 from wan_alpha.training import run
-from wan_alpha.training.config import RunConfig
+from wan_alpha.training.config import AlphaDiTConfig, RunConfig
 from wan_alpha.training.entry import checked
 from wan_alpha.training.identity import is_free, register_resolver
 
@@ -89,7 +90,7 @@ def test_every_experiment_says_what_and_how_and_is_valid(name: str) -> None:
     assert "python train.py " in text
     assert f"experiment={name}" in text
     config, _ = checked(compose(f"experiment={name}", *GIVEN))
-    assert config.stage in ("base", "vae")
+    assert config.stage in ("base", "vae", "dit")
 
 
 SMALL = [
@@ -113,17 +114,34 @@ SMALL = [
 SMALL_STAGE = {
     "base": ["model.init_from=null", "model.architecture.base_dim=8"],
     "vae": ["model.lora.rank=2", "loss.perceptual.weights=bundled", "callbacks.lpips=null", "callbacks.panels=false"],
-}
+    "dit": [
+        "model.init_from=null", "data.exclude=[]", "model.adapter.rank=2", "model.samples.prompts=[disc1]",
+        "model.samples.steps=2", "trainer.activation_checkpointing=false",
+    ],
+}  # fmt: skip
+OUTCOME = {"base": ("base", "val/alpha/psnr"), "vae": ("adapters", "val/alpha/psnr"), "dit": (None, "val/loss")}
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small base with all parts, and adapters of the RGBA VAE in DIR/adapters."""
+    return write_complete_base(tmp_path_factory.mktemp("complete"), adapters=True)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_runs(name: str, wan22: Path, clips: Path, tmp_path: Path) -> None:
+def test_every_experiment_runs(name: str, complete: Path, clips: Path, tmp_path: Path) -> None:
     """Two steps and a validation, with a small base and small clips in place of its own."""
-    stage = checked(compose(f"experiment={name}", *GIVEN))[0].stage
-    places = [f"base.path={wan22}", f"data.root={clips}", f"run_dir={tmp_path}"]
-    run.train(*checked(compose(f"experiment={name}", *SMALL, *SMALL_STAGE[stage], *places)))
-    assert (tmp_path / {"vae": "adapters", "base": "base"}[stage]).is_dir()
-    assert "val/alpha/psnr" in (tmp_path / "metrics.csv").read_text()
+    config = checked(compose(f"experiment={name}", *GIVEN))[0]
+    given = list(SMALL_STAGE[config.stage])
+    if isinstance(config.model, AlphaDiTConfig):
+        given += [f"model.vae_adapters={complete}"] if config.model.vae_adapters else []
+        given += ["model.variants=1"] if config.model.variants else []
+        given += ["model.fresh.transformer.num_layers=1"] if config.model.fresh else []
+    places = [f"base.path={complete}", f"data.root={clips}", f"run_dir={tmp_path}"]
+    run.train(*checked(compose(f"experiment={name}", *SMALL, *given, *places)))
+    directory, figure = OUTCOME[config.stage]
+    assert any((tmp_path / name).is_dir() for name in ([directory] if directory else ["adapters", "base"]))
+    assert figure in (tmp_path / "metrics.csv").read_text()
 
 
 def test_the_default_run_directory_follows_from_what_is_run() -> None:

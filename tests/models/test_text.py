@@ -54,9 +54,9 @@ def test_a_long_prompt_is_cut_and_the_loss_is_shown(caplog: pytest.LogCaptureFix
 
 
 def test_a_base_without_a_text_encoder_is_named(wan22: Path) -> None:
-    with pytest.raises(BaseError, match="no text encoder at .*wan22"):
+    with pytest.raises(BaseError, match=r"no text encoder at .*wan22"):
         TextEncoder.from_pretrained(wan22)
-    with pytest.raises(BaseError, match="no Wan transformer at .*wan22"):
+    with pytest.raises(BaseError, match=r"no Wan transformer at .*wan22"):
         load_transformer(wan22)
 
 

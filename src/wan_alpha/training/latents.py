@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..data.rewording import TRANSPARENT, Rewording, vary_caption
 from ..data.dataset import ClipDataset, collate
-from ..data.order import GlobalOrderSampler, locate
+from ..data.order import locate
 from ..models.codecs import AlphaCodec, Codec
 from ..rendering import COLOUR_NAMES, COLOURS
 from .config import DataConfig
@@ -52,7 +52,7 @@ def encode_bank(dataset: ClipDataset, codec: Codec, count: int, title: str, devi
         captions += batch["caption"]
         keys += batch["key"]
         grounds += [ground_name(codec, colour) for colour in batch["background"]]
-    return Bank(torch.cat(latents), captions, keys, grounds)
+    return Bank(torch.cat(latents).contiguous(), captions, keys, grounds)
 
 
 def ground_name(codec: Codec, colour: Tensor) -> str:
@@ -172,9 +172,10 @@ class LatentDataModule(ClipDataModule):
     def _val_count(self) -> int:
         return min(self.config.val_clips or len(self.val_source), len(self.val_source))
 
-    def train_loader(self, start: int) -> DataLoader:
+    def train_loader(self, first: int) -> DataLoader:
+        """This rank's batches from global batch number `first` on, without end."""
         assert self.trainer is not None
-        sampler = GlobalOrderSampler(start, self.config.batch_size, self.trainer.global_rank, self.trainer.world_size)
+        sampler = self.sampler(first, self.trainer.global_rank, self.trainer.world_size)
         dataset = LatentDataset(self.bank("train"), self.seed, self.style)
         return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate_latents)
 

@@ -1,0 +1,142 @@
+"""Runs of stage=dit: resumed to the bit, refused where they do not belong, exported as what users load."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from launch import compose, doomed, train
+from small_dit_base import write_complete_base
+from test_resume import SIGKILL, assert_equal_tree, last_state, rows
+
+from wan_alpha.command import ConfigError
+from wan_alpha.models.base import BaseError
+from wan_alpha.training.checkpoints import CheckpointError
+
+SMALL = [
+    "stage=dit", "base=path", "data=clips", "data.size=[16,16]", "data.num_frames=5", "data.batch_size=2",
+    "data.num_workers=0", "data.val_clips=2", "model.adapter.rank=2", "model.variants=2", "model.caption_dropout=0.3",
+    "model.samples.prompts=[disc1,disc2]", "model.samples.steps=2", "optim.lr=0.01", "optim.warmup_steps=1",
+    "optim.ema_decay=0.5", "trainer.threads=1", "trainer.precision=32-true", "trainer.max_steps=6",
+    "trainer.log_every_n_steps=2", "trainer.checkpoint_every_n_steps=1", "trainer.val_every_n_steps=4",
+    "callbacks.progress=false", "callbacks.panels=false",
+]  # fmt: skip
+FULL = ["model.adapter.kind=full", "model.vae_adapters=null"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_complete_base(tmp_path_factory.mktemp("complete"), adapters=True)
+
+
+def small(base: Path, clips: Path, run_dir: Path, *overrides: str) -> list[str]:
+    places = [f"base.path={base}", f"data.root={clips}", f"run_dir={run_dir}", f"model.vae_adapters={base}"]
+    return [*SMALL, *places, *overrides]
+
+
+@pytest.mark.parametrize("kind", ["dora", "full"])
+def test_killed_and_continued_is_the_same_run(kind: str, base: Path, clips: Path, tmp_path: Path) -> None:
+    more = FULL if kind == "full" else []
+    train(*small(base, clips, tmp_path / "whole", *more))
+    command = small(base, clips, tmp_path / "killed", *more)
+    assert doomed("after the backward pass", 3, *command).code == SIGKILL
+    train(*command)
+    state, expected = last_state(tmp_path / "killed"), last_state(tmp_path / "whole")
+    for part in ("global_step", "state_dict", "optimizer_states", "lr_schedulers", "callbacks", "noise_levels"):
+        assert_equal_tree(state[part], expected[part], part)
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+    moved = [n for n, p in state["state_dict"].items() if not torch.equal(p, _start(expected, n))]
+    assert moved  # something was trained
+
+
+def _start(state: dict[str, Any], name: str) -> torch.Tensor:
+    """Something that is not the trained weight: its average."""
+    callback = next(v for k, v in state["callbacks"].items() if "AdapterEMA" in k)
+    return callback["average"][name]
+
+
+def test_latents_made_before_or_in_the_step(base: Path, clips: Path, tmp_path: Path) -> None:
+    """One variant is the first epoch: the same clips in another order, and the same held-out loss to fp16."""
+    for variants in (0, 1):
+        train(*small(base, clips, tmp_path / str(variants), f"model.variants={variants}", "optim.lr=1e-9"))
+    before, fresh = ([float(r["val/loss"]) for r in rows(tmp_path / v) if r.get("val/loss")] for v in ("1", "0"))
+    assert before == pytest.approx(fresh, rel=1e-3)
+
+
+def test_the_loss_is_logged_by_noise_level(base: Path, clips: Path, tmp_path: Path) -> None:
+    train(*small(base, clips, tmp_path, "trainer.max_steps=4", "trainer.log_every_n_steps=4"))
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    levels = [float(v) for k, v in row.items() if k.startswith("train/loss_t") and v]
+    assert len(levels) >= 2  # eight samples
+    assert all(0 < level < 20 for level in levels)
+    assert [k for k in row if k.startswith("val/loss_t")] == [f"val/loss_t{t}" for t in (0.1, 0.3, 0.5, 0.7, 0.9)]
+
+
+def test_samples_are_drawn_at_every_validation(base: Path, clips: Path, tmp_path: Path) -> None:
+    train(*small(base, clips, tmp_path, "callbacks.panels=true", "trainer.val_every_n_steps=3"))
+    drawn = sorted(p.name for p in (tmp_path / "panels").iterdir())
+    assert drawn == [f"step-{n:08d}.{kind}" for n in (3, 6) for kind in ("png", "webp")]
+
+
+def test_what_a_run_leaves_is_what_diffusers_loads(base: Path, clips: Path, tmp_path: Path) -> None:
+    from diffusers import WanPipeline
+
+    from wan_alpha.models.alpha_vae import AlphaVAE
+
+    train(*small(base, clips, tmp_path, "trainer.val_every_n_steps=0"))
+    pipeline = WanPipeline.from_pretrained(base)
+    pipeline.load_lora_weights(tmp_path / "adapters")
+    magnitudes = [n for n, _ in pipeline.transformer.named_parameters() if "magnitude" in n]
+    assert len(magnitudes) == 2 * 10  # two blocks, ten linears each
+    AlphaVAE.from_pretrained(base, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["model.adapter.rank=0"], "model.adapter.rank=0: input should be greater than or equal to 1"),
+        (["model.validation_timesteps=[0.5,1]"], r"model.validation_timesteps: 1.0 is not in \(0, 1\)"),
+        (["model.timesteps.shift=0"], "model.timesteps.shift=0: input should be greater than 0"),
+        (["model.vae_adapters=null"], "model.vae_adapters is null"),
+        (["model.init_from=runs/x"], "model.adapter.kind=dora trains adapters"),
+        (["data.buckets=[{num_frames: 5, size: [16, 16]}]"], "data.buckets needs model.variants=0"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(change: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose("stage=dit", *change)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(base: Path, clips: Path, tmp_path: Path) -> None:
+    steady = ["trainer.val_every_n_steps=0", "optim.decay_share=0"]
+    train(*small(base, clips, tmp_path, "trainer.max_steps=1", *steady))
+    with pytest.raises(CheckpointError, match=r"model.adapter.kind: dora -> lora\n.*model.timesteps.shift: 2.0 -> 3"):
+        train(
+            *small(base, clips, tmp_path, "model.adapter.kind=lora", "model.timesteps.shift=3", "optim.decay_share=0")
+        )
+
+
+def test_a_base_without_a_transformer_is_refused(wan22: Path, base: Path, clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(BaseError, match="no Wan transformer at"):
+        train(*small(base, clips, tmp_path, f"base.path={wan22}"))
+
+
+def test_excluded_captions_are_not_seen(base: Path, clips: Path, tmp_path: Path) -> None:
+    from wan_alpha.data.errors import DataError
+    from wan_alpha.training.data import open_source
+
+    config, _ = compose(*small(base, clips, tmp_path))
+    everything = open_source(config.data, "train")
+    gone = everything.clips[1].caption
+    config.data.exclude = [gone]
+    rest = open_source(config.data, "train")
+    assert [c.key for c in rest.clips] == [c.key for c in everything.clips if c.caption != gone]
+    assert (rest.read(1, 0, 1) == everything.read(2, 0, 1)).all()
+    assert rest.manifest_hash != everything.manifest_hash
+    config.data.exclude = ["no such thing"]
+    with pytest.raises(DataError, match="no training clip has the caption 'no such thing'"):
+        open_source(config.data, "train")
