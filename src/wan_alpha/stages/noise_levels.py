@@ -31,10 +31,10 @@ class NoiseLevels:
         sums = self.sums
         if trainer.world_size > 1:
             sums = trainer.strategy.reduce(sums, reduce_op="sum")
-        for n, (total, count) in enumerate(sums.T.tolist()):
-            if count:
-                name = f"train/loss_t{n / LEVELS:g}-{(n + 1) / LEVELS:g}"
-                module.log(name, total / count)
+        means = {f"train/loss_t{n / LEVELS:g}-{(n + 1) / LEVELS:g}": total / count
+                 for n, (total, count) in enumerate(sums.T.tolist()) if count}  # fmt: skip
+        for logger in trainer.loggers:  # not through Lightning, which repeats a level's last value where it has none
+            logger.log_metrics(means, step=module.global_step + 1)
         self.sums = torch.zeros_like(self.sums)
 
     def state(self) -> Tensor:
