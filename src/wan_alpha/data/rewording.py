@@ -31,11 +31,13 @@ def vary_caption(caption: str, ground: str | None, rng: np.random.Generator) -> 
         rng: the sample's own random numbers; the same number of draws is made whatever comes out.
 
     Returns:
-        For example "a parrot", "parrot, moving, on a red background", "an animation of a parrot".
+        "" for an empty caption; else for example "a parrot", "parrot, moving, on a red background".
     """
     article, kind, motion, naming = rng.random(4)
     which_kind, which_motion = rng.integers(len(KINDS)), rng.integers(len(MOTION))
     words = caption.strip()
+    if not words:
+        return ""
     if article < 0.6 and words.split(" ")[0].lower() not in ("a", "an", "the"):
         words = f"{'an' if words[:1].lower() in 'aeiou' else 'a'} {words}" if article < 0.5 else f"the {words}"
     if kind < 0.15:

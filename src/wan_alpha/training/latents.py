@@ -20,9 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.rewording import TRANSPARENT, Rewording, vary_caption
 from ..data.dataset import ClipDataset, collate
 from ..data.order import locate
+from ..data.rewording import TRANSPARENT, Rewording, vary_caption
 from ..models.codecs import AlphaCodec, Codec
 from ..rendering import COLOUR_NAMES, COLOURS
 from .config import DataConfig

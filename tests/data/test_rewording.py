@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wan_alpha.data.captions import vary_caption
+from wan_alpha.data.rewording import vary_caption
 
 
 def variants(caption: str, ground: str | None, count: int = 400) -> list[str]:
