@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class FoldedAttention:
@@ -27,7 +28,7 @@ class FoldedAttention:
 
     def __call__(
         self,
-        attn: nn.Module,
+        attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -35,17 +36,17 @@ class FoldedAttention:
     ) -> Tensor:
         crossing = encoder_hidden_states is not None
         source = encoder_hidden_states if encoder_hidden_states is not None else hidden_states
-        heads = int(attn.heads)  # type: ignore[arg-type]
-        query = _rotate(attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (heads, -1)), rotary_emb)  # type: ignore
-        key = _rotate(attn.norm_k(attn.to_k(source)).unflatten(2, (heads, -1)), rotary_emb)  # type: ignore[operator]
-        value = attn.to_v(source).unflatten(2, (heads, -1))  # type: ignore[operator]
+        heads = int(attn.heads)
+        query = _rotate(attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (heads, -1)), rotary_emb)
+        key = _rotate(attn.norm_k(attn.to_k(source)).unflatten(2, (heads, -1)), rotary_emb)
+        value = attn.to_v(source).unflatten(2, (heads, -1))
         query, key, value = (x.transpose(1, 2) for x in (query, key, value))
         logits = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
         if crossing and self.bias is not None:
             logits = logits + self.bias[:, None, None]
         mixed = logits.softmax(-1).to(value.dtype) @ value
         mixed = mixed.transpose(1, 2).flatten(2).type_as(hidden_states)
-        return attn.to_out[1](attn.to_out[0](mixed))  # type: ignore[index]
+        return attn.to_out[1](attn.to_out[0](mixed))
 
 
 def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -78,7 +79,7 @@ def fold_text(transformer: WanTransformer3DModel) -> FoldedAttention:
     if transformer.config["added_kv_proj_dim"] is not None:
         raise ValueError("folded padding is for text only; this transformer also attends to images")
     processor = FoldedAttention()
-    transformer.set_attn_processor(processor)
+    transformer.set_attn_processor(processor)  # type: ignore[arg-type]
     return processor
 
 

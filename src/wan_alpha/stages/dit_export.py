@@ -41,8 +41,9 @@ def export_base(
     dtype: torch.dtype,
 ) -> None:
     """A folder that `WanPipeline.from_pretrained` of plain diffusers loads."""
-    parts: Any = [copy.deepcopy(part).to(dtype) for part in (transformer, text.encoder, vae)]
-    pipeline = WanPipeline(
+    ours: Any = (transformer, text.encoder, vae)
+    parts = [copy.deepcopy(part).to(dtype) for part in ours]
+    pipeline: Any = WanPipeline(
         tokenizer=text.tokenizer,
         transformer=parts[0],
         text_encoder=parts[1],

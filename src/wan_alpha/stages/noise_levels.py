@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ class NoiseLevels:
 
     def log(self, module: StageModule) -> None:
         """As `train/loss_t0..0.25` and so on, with the rows that are logged anyway."""
-        trainer = module.trainer
+        trainer: Any = module.trainer
         if trainer.fit_loop._should_accumulate() or (module.global_step + 1) % trainer.log_every_n_steps:
             return
         sums = self.sums
