@@ -33,15 +33,16 @@ def steps_to(rows: list[dict[str, float]], figure: str, level: float) -> int | N
     return next((int(row["step"]) for row in rows if row[figure] >= level), None)
 
 
-def main(folder: str) -> None:
+def main(folder: str, out: str | Path = RESULTS) -> None:
     runs = dict(read_run(config.parent) for config in sorted(Path(folder).glob("**/config.json")))
     levels = range(10, 40, 2)
     table = {
         figure: {level: {init: steps_to(rows, figure, level) for init, rows in runs.items()} for level in levels}
         for figure in FIGURES
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "merge_init.json").write_text(json.dumps({"runs": runs, "steps_to": table}, indent=2) + "\n")
+    out = Path(out)
+    out.mkdir(exist_ok=True)
+    (out / "merge_init.json").write_text(json.dumps({"runs": runs, "steps_to": table}, indent=2) + "\n")
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharex=True)
     for axis, name, title in zip(axes, FIGURES, ("alpha", "soft render"), strict=True):
         for init, rows in runs.items():
@@ -51,7 +52,7 @@ def main(folder: str) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     figure.tight_layout()
-    figure.savefig(RESULTS / "merge_init.png", dpi=120)
+    figure.savefig(out / "merge_init.png", dpi=120)
     for name in FIGURES:
         print(name)
         for level, by_init in table[name].items():

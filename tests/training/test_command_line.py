@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from launch import ROOT, small, train
+
+from benchmarks import merge_init
 
 OURS = [
     r"data: \d+ training clips \(\d+ frames\), \d+ held out",
@@ -56,3 +59,17 @@ def test_two_ranks_are_one_larger_batch(wan22: Path, clips: Path, tmp_path: Path
     for a, b in zip(one, two, strict=True):
         assert b == pytest.approx(a, rel=1e-3)
     assert two[0] == pytest.approx(one[0], rel=1e-5)
+
+
+def test_a_sweep_runs_and_becomes_a_plot(wan22: Path, clips: Path, tmp_path: Path) -> None:
+    """What `experiment=merge_init` promises: one command, a directory per job, a plot of them all."""
+    arguments = [a for a in small(wan22, clips, tmp_path, "trainer.val_every_n_steps=1") if "run_dir" not in a]
+    sweep = ["-m", "experiment=merge_init", "model.merge.init=base,random", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    command(*sweep, *arguments, "trainer.max_steps=2")
+    merge_init.main(str(tmp_path / "sweep"), tmp_path)
+    runs = json.loads((tmp_path / "merge_init.json").read_text())["runs"]
+    assert {init: [int(row["step"]) for row in rows] for init, rows in runs.items()} == {
+        "base": [1, 2],
+        "random": [1, 2],
+    }
+    assert (tmp_path / "merge_init.png").stat().st_size > 10_000
