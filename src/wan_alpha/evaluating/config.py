@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Len
 
-from ..training.config import STRICT, BaseConfig, Count, DataConfig, LoggerConfig, Natural, Positive
+from ..training.config import STRICT, BaseConfig, Count, DataConfig, LoggerConfig, Natural, NonNegative, Positive
 
 
 @dataclass
@@ -46,6 +46,18 @@ class JudgeConfig:
 
 
 @dataclass
+class SamplingConfig:
+    """How `generators` sample; null is what generate.py takes by itself."""
+
+    __pydantic_config__ = STRICT
+    num_frames: Count | None
+    height: Count | None
+    width: Count | None
+    num_inference_steps: Count | None
+    guidance_scale: NonNegative | None
+
+
+@dataclass
 class ReportConfig:
     """The HTML report."""
 
@@ -79,6 +91,7 @@ class EvaluateConfig:
 
     videos: dict[str, str]  # system -> folder
     generators: dict[str, str]  # system -> adapters to generate with
+    sampling: SamplingConfig
     prompts: str | None  # bench, transpixeler, or a file
     align: AlignConfig
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..data.resize import Frames
 from ..evaluation.formats import terminal_table
 from ..evaluation.frechet import Moments, describe_file, frechet_distance
 from ..evaluation.generation import measure
+from ..evaluation.judge import Judge
 from ..evaluation.networks import ClipScore, VideoFeatures
 from ..evaluation.players import make_player
 from ..evaluation.prompts import Prompt, load_prompts
@@ -24,8 +26,10 @@ from ..evaluation.scores import Score, Scores
 from ..evaluation.statistics import Estimate
 from ..evaluation.summary import Summary, summarise
 from ..evaluation.transparency import unpremultiply
+from ..evaluation.vbench import read_results, write_prompts, write_video
 from ..evaluation.videos import Shape, System, VideoError, common_shape, open_system, read
 from .config import EvaluateConfig
+from .generators import make_videos
 from .publish import publish
 from .record import begin, write_bytes, write_results, write_text
 from .study import write_study
@@ -35,14 +39,15 @@ def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
     """Measure every prompt that all systems answer and that has no scores yet, then write tables and the report."""
     from .run import choose_device
 
-    if not config.videos:
-        raise VideoError("nothing to measure: give videos.NAME=DIR for each system")
+    if not (config.videos or config.generators):
+        raise VideoError("nothing to measure: give videos.NAME=DIR for each system, or generators.NAME=ADAPTERS")
     if config.prompts is None:
         raise VideoError("which prompts? give prompts=bench, prompts=transpixeler or prompts=FILE")
     if config.networks.fvd and not config.networks.reference:
         raise VideoError("networks.fvd needs networks.reference=DIR, a folder of clips to compare with")
     prompts, device = load_prompts(config.prompts), choose_device(config.device)
-    systems = [open_system(name, Path(folder), prompts) for name, folder in config.videos.items()]
+    folders = config.videos | make_videos(config, prompts, out)
+    systems = [open_system(name, Path(folder), prompts) for name, folder in folders.items()]
     common = [p for p in prompts if all(p.id in s.videos for s in systems)]
     if not common:
         have = "; ".join(f"{s.name}: {', '.join(sorted(s.videos)[:5])}" for s in systems)
@@ -52,6 +57,8 @@ def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
     begin(out, tree, {"videos": {s.name: fingerprint(s) for s in systems}, "prompts": [p.text for p in prompts]})
     scores = Scores(out)
     problems = measure_all(systems, common, shape, config, scores, out, device)
+    if config.vbench:
+        exchange_with_vbench(Path(config.vbench), systems, common, scores)
     if not scores.common_clips():
         raise VideoError("no prompt could be measured:\n  " + "\n  ".join(problems))
     summary = summarise(scores, config.seed)
@@ -86,6 +93,8 @@ def measure_all(
 ) -> list[str]:  # fmt: skip
     """Every prompt without scores, one after the other; returns what could not be read."""
     clip = ClipScore(config.networks.clip, device) if config.networks.clip else None
+    named = config.judge
+    judge = Judge(named.endpoint, named.model, named.key_variable, named.frames) if named.endpoint else None
     todo = [p for p in prompts if any(scores.get(s.name, p.id) is None for s in systems)]
     problems: list[str] = []
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -102,9 +111,14 @@ def measure_all(
                 figures, notes = measure(frames, prompt)
                 if clip is not None:
                     figures["clip_score"] = clip(frames, prompt.text)
+                if judge is not None:
+                    figures |= judge(frames, prompt.text)
                 found.append(Score(name, prompt.id, prompt.category, figures, notes | converted))
+            fps = shape.fps if shape else systems[0].videos[prompt.id].info.fps
+            if config.vbench:
+                for name, (frames, _) in videos.items():
+                    write_video(Path(config.vbench), name, prompt.id, frames, fps)
             if config.report.players:
-                fps = shape.fps if shape else systems[0].videos[prompt.id].info.fps
                 player = make_player({name: frames for name, (frames, _) in videos.items()}, fps, config.report.height)
                 write_bytes(out / "players" / f"{prompt.id}.webm", player.webm)
                 layout = {"height": player.height, "cells": player.cells, "fps": fps}
@@ -161,6 +175,17 @@ NOTES = {
     "converted": "colours looked premultiplied and were divided by alpha",
     "opaque": "alpha is 1 everywhere",
 }
+
+
+def exchange_with_vbench(folder: Path, systems: Sequence[System], prompts: Sequence[Prompt], scores: Scores) -> None:
+    """Say what VBench is to measure, and take over what it has measured."""
+    scored = {s.name: set(scores.clips(s.name)) for s in systems}
+    write_prompts(folder, [s.name for s in systems], {p.id: p.text for p in prompts if p.id in scored[systems[0].name]})
+    for s in systems:
+        for clip, figures in read_results(folder, s.name).items():
+            score = scores.get(s.name, clip)
+            if score and not figures.items() <= score.figures.items():
+                scores.add(replace(score, figures=score.figures | figures))
 
 
 def _some(names: Sequence[str]) -> str:

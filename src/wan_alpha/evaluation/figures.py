@@ -103,7 +103,10 @@ def figure(name: str) -> Figure:
     """The figure called `metric` or `picture/metric`; an unknown one (from elsewhere, such as VBench) as it is."""
     picture, _, metric = name.rpartition("/")
     if metric not in METRICS:
-        return Figure(name, "up" if name.startswith("vbench") else "none", 4, "")
+        if name.startswith("vbench_"):
+            words = name.removeprefix("vbench_").replace("_", " ")
+            return Figure(f"VBench {words}", "up", 4, f"{words}, as VBench measured it on the composites")
+        return Figure(name, "none", 4, "")
     found = METRICS[metric]
     if not picture:
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,8 +72,8 @@ def open_system(name: str, folder: Path, prompts: Sequence[Prompt]) -> System:
     """Find a system's videos.
 
     A video answers a prompt if it is called by its id (`001.mp4`, `001/`, `001_seed3.webm`), or if captions.csv, .json
-    or .jsonl in the folder gives it the prompt's text.  Colour and matte may lie apart: `fgr/001.mp4` + `pha/001.mp4`,
-    or `001/fgr` + `001/pha`, or `001_rgb.mp4` + `001_alpha.mp4`.
+    or .jsonl in the folder, or the JSON that `generate.py` leaves beside it, gives the prompt's text.  Colour and matte
+    may lie apart: `fgr/001.mp4` + `pha/001.mp4`, or `001/fgr` + `001/pha`, or `001_rgb.mp4` + `001_alpha.mp4`.
 
     Raises:
         VideoError: nothing there answers a prompt.
@@ -81,7 +82,7 @@ def open_system(name: str, folder: Path, prompts: Sequence[Prompt]) -> System:
         raise VideoError(f"videos.{name}={folder}: expected a folder of videos, found nothing there")
     system = System(name)
     try:
-        texts = read_captions(folder)
+        texts = _recorded_prompts(folder) | read_captions(folder)
     except DataError as error:
         raise VideoError(str(error)) from error
     for key, media in _entries(folder):
@@ -103,6 +104,19 @@ def open_system(name: str, folder: Path, prompts: Sequence[Prompt]) -> System:
             + (f":\n  {reasons}" if reasons else "; the folder is empty")
         )
     return system
+
+
+def _recorded_prompts(folder: Path) -> dict[str, str]:
+    """What `generate.py` wrote beside its videos: NAME.json with the prompt."""
+    found = {}
+    for file in folder.glob("*.json"):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and isinstance(content.get("prompt"), str):
+            found[file.stem.replace(".", "_")] = content["prompt"]
+    return found
 
 
 def _entries(folder: Path) -> list[tuple[str, Path | Pair]]:
