@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -41,29 +40,19 @@ def make_clips(folder: Path, count: int, frames: int, side: int) -> None:
         write_ffv1(clip, 16, folder / f"{n:04d}.mkv")
 
 
-def child(arguments: list[str]) -> None:
-    """Run one evaluation and say what it took."""
-    sys.path.insert(0, str(ROOT))
-    sys.argv = ["evaluate.py", *arguments]
-    import evaluate
-    from wan_alpha.evaluating.entry import plain_arguments
-
-    sys.argv[1:] = plain_arguments(sys.argv[1:])
-    start = time.perf_counter()
-    evaluate.main()
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    took = {"wall_s": time.perf_counter() - start, "cpu_s": usage.ru_utime + usage.ru_stime}
-    print("RESULT " + json.dumps(took | {"peak_mib": usage.ru_maxrss / 1024}))
-
-
 def measure(arguments: list[str]) -> dict[str, float]:
-    """One evaluation in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.evaluate_speed", "--child", *arguments]
-    finished = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    if finished.returncode:
-        raise RuntimeError(finished.stderr[-2000:])
-    line = next(line for line in finished.stdout.splitlines() if line.startswith("RESULT "))
-    return {name: round(value, 2) for name, value in json.loads(line.removeprefix("RESULT ")).items()}
+    """One evaluation in a process of its own: seconds, CPU seconds, largest resident set."""
+    with tempfile.TemporaryFile("w+") as said:
+        start = time.perf_counter()
+        process = subprocess.Popen([sys.executable, "evaluate.py", *arguments], stdout=said, stderr=said, cwd=ROOT)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.perf_counter() - start
+        if process.returncode:
+            said.seek(0)
+            raise RuntimeError(said.read()[-2000:])
+    cpu = usage.ru_utime + usage.ru_stime
+    return {"wall_s": round(wall, 1), "cpu_s": round(cpu, 2), "peak_mib": round(usage.ru_maxrss / 1024, 1)}
 
 
 def generation(counts: list[int], frames: int, side: int) -> dict[str, dict[str, float]]:
@@ -108,11 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--generation", type=int, nargs="+", default=[8, 32, 128])
     parser.add_argument("--reconstruction", type=int, nargs="+", default=[6, 24])
-    parser.add_argument("--child", nargs=argparse.REMAINDER)
     options = parser.parse_args()
-    if options.child is not None:
-        child(options.child)
-        return
     made = generation(options.generation, frames=17, side=64)
     read = reconstruction(options.reconstruction)
     result = {

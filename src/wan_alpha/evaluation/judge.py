@@ -86,14 +86,14 @@ def marks(answer: str) -> dict[str, float]:
     numbers = {}
     for name in ("alignment", "naturalness"):
         value = given.get(name)
-        good = isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= 5
-        numbers[f"judge_{name}"] = float(value) if good else float("nan")
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
+        numbers[f"judge_{name}"] = number if 1 <= number <= 5 else float("nan")
     return numbers
 
 
 def as_url(frame: np.ndarray) -> str:
     """One frame, uint8 (H, W, 3 or 4), on a checkerboard, as a PNG in a data URL."""
-    picture = frame[..., :3].astype(np.float32)
+    picture: Any = frame[..., :3].astype(np.float32)
     if frame.shape[-1] == 4:
         y, x = np.mgrid[: frame.shape[0], : frame.shape[1]]
         board = np.where((y // CELL + x // CELL) % 2 == 1, 204.0, 255.0)[..., None]
