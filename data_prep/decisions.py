@@ -6,6 +6,7 @@ was ingested, and has one reader in `READERS`.  Whatever packs or trains asks `d
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ class Decisions:
 
     Attributes:
         dropped: {key: who or what dropped the clip, and why}.
-        edits: {key: {field: value}}, which replace those of the record: `caption`, `captions`, labels.
+        edits: {key: {field: value}}, which replace those of the record: `caption`, `captions`, labels, `split`.
     """
 
     dropped: dict[str, str] = field(default_factory=dict)
@@ -37,11 +38,11 @@ def reviewed(root: Path) -> Decisions:
 
 
 Reader = Callable[[Path], Decisions]
-READERS: tuple[Reader, ...] = (reviewed,)
-"""In order: what a later reader says wins over what an earlier one said."""
+READERS: tuple[Reader | str, ...] = ("data_prep.curation.applied:curated", reviewed)
+"""In order: what a later reader says wins over what an earlier one said.  By name where a module imports this one."""
 
 
-def decisions(root: Path, readers: tuple[Reader, ...] | None = None) -> Decisions:
+def decisions(root: Path, readers: tuple[Reader | str, ...] | None = None) -> Decisions:
     """All decisions about the folder `root`.
 
     Raises:
@@ -51,7 +52,7 @@ def decisions(root: Path, readers: tuple[Reader, ...] | None = None) -> Decision
     edits: dict[str, dict[str, Any]] = {}
     kept: set[str] = set()
     for reader in READERS if readers is None else readers:
-        found = reader(root)
+        found = (pkgutil.resolve_name(reader) if isinstance(reader, str) else reader)(root)
         dropped = {key: why for key, why in dropped.items() if key not in found.kept} | found.dropped
         kept = (kept | found.kept) - found.dropped.keys()
         for key, fields in found.edits.items():

@@ -125,7 +125,7 @@ def _jobs(
             skipped.append(f"{clip.key}: {decided.dropped[clip.key]}")
             continue
         media, meta = source.media(index), _meta(clip) | decided.edits.get(clip.key, {})
-        jobs.append(Job(clip.key, clip.split, media, encoding(media, options.codec, options.keep), meta))
+        jobs.append(Job(clip.key, meta["split"], media, encoding(media, options.codec, options.keep), meta))
     if not jobs:
         raise DataError(f"{source.root}: no clip is left to pack\n  " + "\n  ".join(skipped[:20]))
     return sorted(jobs, key=lambda job: (SPLITS.index(job.split), job.key))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from data_prep.measures.colour import brightness, contrast, glow, greyness
 from data_prep.measures.matte import edge_width, haze, noise
 from data_prep.measures.motion import change, flow
 from data_prep.measures.outline import measure
-from data_prep.measures.pictures import Floats, premultiply
+from data_prep.measures.pictures import premultiply
 from data_prep.measures.sharpness import sharpness
 from wan_alpha.data.resize import Frames, resize_rgba
 
@@ -44,55 +43,72 @@ MEASURES: dict[str, About] = {
     "sharpness": About("", "1 / (1 + blur of the sharpest quarter of the edges in pixels)"),
     "noise": About("of 255", "standard deviation of noise in alpha, away from edges"),
     "haze": About("", "share of the empty ground whose alpha is not zero"),
-    "frames": About("", "number of frames"),
+    "frames": About("", "number of frames; a still has none, it becomes a clip when it is loaded"),
     "short_side": About("px", "height or width, the smaller one"),
 }
 
 
-def measure_clip(groups: Sequence[Frames], fps: float, num_frames: int, side: int) -> dict[str, float | None]:
-    """All `MEASURES` of a clip.
+def measure_group(frames: Frames, fps: float, side: int) -> dict[str, float | None]:
+    """The measures that frames show, which are all but the number of frames and the size.
 
     Args:
-        groups: uint8 (T, H, W, 4), straight colour, each of consecutive frames, at the clip's own size.
+        frames: uint8 (T, H, W, 4), straight colour, consecutive, at the clip's own size.
         fps: frames per second.
-        num_frames: of the whole clip.
         side: the short side at which everything but `noise` and `haze` is measured; smaller clips stay as they are.
 
     Returns:
-        By name; none for what has no meaning for this clip (motion of a still, edges where there are none).
+        By name; none for what has no meaning here (motion of a still, edges where there are none).
     """
-    height, width = groups[0].shape[1:3]
-    scale = min(1.0, side / min(height, width))
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    small = [premultiply(resize_rgba(group, size)) for group in groups]
-    sparse = np.concatenate([group[::SPARSE] for group in small])
-    alpha = np.concatenate([group[::SPARSE, ..., 3] for group in groups])
-    shares = measure(np.concatenate([group[::SPARSE] for group in groups]))
-    per_frame: dict[str, Callable[[Floats], float | None]] = {
-        "glow": glow, "brightness": brightness, "contrast": contrast, "greyness": greyness, "sharpness": sharpness,
-    }  # fmt: skip
-    found: dict[str, float | None] = {
-        "change": _mean([change(group, fps) for group in small], small),
-        "flow": _mean([flow(group, fps) for group in small], small),
+    small = premultiply(resize_rgba(frames, fitted(frames.shape[1:3], side)))
+    sparse, own = small[::SPARSE], frames[::SPARSE]
+    shares = measure(own)
+    return {
+        "change": change(small, fps),
+        "flow": flow(small, fps),
         "coverage": shares["coverage"],
         "soft": shares["soft"],
         "translucent": shares["translucent"],
         "glass": shares["glass"],
         "edge_width": edge_width(sparse[..., 3]),
-        **{name: function(sparse) for name, function in per_frame.items()},
-        "noise": noise(alpha),
-        "haze": haze(alpha),
-        "frames": float(num_frames),
-        "short_side": float(min(height, width)),
+        "glow": glow(sparse),
+        "brightness": brightness(sparse),
+        "contrast": contrast(sparse),
+        "greyness": greyness(sparse),
+        "sharpness": sharpness(sparse),
+        "noise": noise(own[..., 3]),
+        "haze": haze(own[..., 3]),
     }
-    return {name: None if (value := found[name]) is None else round(value, 5) for name in MEASURES}
 
 
-def _mean(values: Sequence[float | None], groups: Sequence[Floats]) -> float | None:
-    """Mean over groups, each weighed by its number of steps; none if there is no value at all."""
-    pairs = [(value, len(group) - 1) for value, group in zip(values, groups, strict=True) if value is not None]
-    total = sum(weight for _, weight in pairs)
-    return sum(value * weight for value, weight in pairs) / total if total else None
+def measure_clip(groups: Iterable[Frames], fps: float, num_frames: int, side: int) -> dict[str, float | None]:
+    """All `MEASURES` of a clip: means over its groups of frames.
+
+    Args:
+        groups: as `measure_group` takes them; one is looked at after the other, so that memory stays flat.
+        fps: frames per second.
+        num_frames: of the whole clip.
+        side: see `measure_group`.
+    """
+    found: list[tuple[int, dict[str, float | None]]] = []
+    short_side = 0
+    for group in groups:
+        short_side = min(group.shape[1:3])
+        found.append((len(group), measure_group(group, fps, side)))
+    means = {name: _mean([(values[name], length) for length, values in found]) for name in found[0][1]}
+    return means | {"frames": float(num_frames) if num_frames > 1 else None, "short_side": float(short_side)}
+
+
+def fitted(size: Sequence[int], side: int) -> tuple[int, int]:
+    """(height, width), reduced to a short side of `side` if it is longer."""
+    scale = min(1.0, side / min(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _mean(values: Sequence[tuple[float | None, int]]) -> float | None:
+    """Mean of values, each with its weight, five decimals; none if there is no value at all."""
+    known = [(value, weight) for value, weight in values if value is not None]
+    total = sum(weight for _, weight in known)
+    return round(sum(value * weight for value, weight in known) / total, 5) if total else None
 
 
 def sample_frames(num_frames: int, most: int, group: int) -> list[tuple[int, int]]:
@@ -101,9 +117,9 @@ def sample_frames(num_frames: int, most: int, group: int) -> list[tuple[int, int
     Args:
         num_frames: of the clip.
         most: frames to look at.
-        group: frames of one group.
+        group: frames of one group, which are consecutive.
     """
-    if num_frames <= most:
-        return [(0, num_frames)]
+    if num_frames <= max(most, group):
+        return [(start, min(group, num_frames - start)) for start in range(0, num_frames, group)]
     starts = np.linspace(0, num_frames - group, max(1, most // group)).round().astype(int)
-    return [(int(start), group) for start, _ in itertools.groupby(starts)]
+    return [(int(start), group) for start in starts]

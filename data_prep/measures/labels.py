@@ -17,10 +17,10 @@ class LabelLimits:
         greyish: clips with more greyness are greyish.
     """
 
-    slow: float = 0.05
-    fast: float = 0.6
-    blurred: float = 0.35
-    greyish: float = 0.85
+    slow: float = 0.02
+    fast: float = 0.5
+    blurred: float = 0.4
+    greyish: float = 0.9
 
 
 def measured_labels(measures: Mapping[str, float | None], limits: LabelLimits | None = None) -> dict[str, str]:

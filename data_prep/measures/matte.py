@@ -49,7 +49,8 @@ def noise(alpha: Frames) -> float | None:
     total = count = 0.0
     for frame in alpha:
         calm = cv2.medianBlur(np.ascontiguousarray(frame), 3)
-        edge = cv2.dilate((cv2.morphologyEx(calm, cv2.MORPH_GRADIENT, NEAR[:3, :3]) > EDGE_RANGE).astype(np.uint8), NEAR)
+        steep = cv2.morphologyEx(calm, cv2.MORPH_GRADIENT, NEAR[:3, :3]) > EDGE_RANGE
+        edge = cv2.dilate(steep.astype(np.uint8), NEAR)
         looked_at = (edge == 0) & (cv2.dilate(frame, NEAR[:3, :3]) > 0)
         total += float(np.abs(cv2.filter2D(frame.astype(np.float32), -1, LAPLACIANS))[looked_at].sum())
         count += float(looked_at.sum())

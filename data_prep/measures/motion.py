@@ -46,11 +46,11 @@ def flow(premultiplied: Floats, fps: float) -> float | None:
     if len(premultiplied) < 2 or side < SMALLEST or not premultiplied[..., 3].any():
         return None
     seen = _around(premultiplied)  # the estimate is coarse to fine, and empty ground would slow the coarse steps
-    estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     pictures = np.rint(luma_on_grey(seen) * 255).astype(np.uint8)
     total = weight = 0.0
     for before, after, alpha in zip(pictures, pictures[1:], seen[..., 3], strict=False):
-        vectors = estimator.calc(before, after, None)
+        vectors = estimator.calc(before, after, None)  # type: ignore[call-overload]  # none: no first guess
         total += float((np.hypot(vectors[..., 0], vectors[..., 1]) * alpha).sum())
         weight += float(alpha.sum())
     return total / weight * fps / side if weight > 0 else None

@@ -89,6 +89,7 @@ def test_motion_of_a_still_has_no_meaning() -> None:
     found = measure_clip([clip(num_frames=1)], 24, 1, SIDE)
     assert found["change"] is None
     assert found["flow"] is None
+    assert found["frames"] is None
 
 
 def test_motion_is_per_second() -> None:
@@ -177,7 +178,7 @@ def test_resolution_hardly_matters() -> None:
 
 
 def test_frames_are_sampled_in_groups_over_the_whole_clip() -> None:
-    assert sample_frames(40, 48, 12) == [(0, 40)]
+    assert sample_frames(30, 48, 12) == [(0, 12), (12, 12), (24, 6)]
     assert sample_frames(200, 48, 12) == [(0, 12), (63, 12), (125, 12), (188, 12)]
     assert sample_frames(1, 48, 12) == [(0, 1)]
 
