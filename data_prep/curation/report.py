@@ -81,9 +81,8 @@ def draw_histograms(rows: Sequence[dict[str, Any]], thresholds: Thresholds, file
     for place in axes[count:]:
         place.axis("off")
     kept = sum(row["keep"] for row in rows)
-    figure.suptitle(
-        f"{kept} clips kept (blue), {len(rows) - kept} removed for any reason (red); dashed: thresholds; the last bar holds all beyond"
-    )
+    title = f"{kept} clips kept (blue), {len(rows) - kept} removed for any reason (red); "
+    figure.suptitle(f"{title}dashed: thresholds; the last bar holds all that lies beyond")
     partial = file.with_suffix(".tmp")
     figure.savefig(partial, format="png", dpi=80)
     os.replace(partial, file)

@@ -26,11 +26,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     tmp_path = tmp_path_factory.mktemp("sheet")
-    clips = {f"clip{n}": blobs(n) for n in range(6)} | {"copy": blobs(1)[:9]}
+    clips = {f"clip{n}": blobs(n) for n in range(6)} | {"copy": blobs(1)[:9], "still": blobs(7)[[0, 0, 0, 0]]}
     root = write_folder(tmp_path / "set", clips, val=("clip1",))
     records = root / "records.jsonl"
     records.write_text(records.read_text().replace("a clip3", EVIL.replace('"', '\\"')))
-    out = curate(settings(f"root={root}", "thresholds.coverage.max=0.2"))
+    out = curate(settings(f"root={root}", "thresholds.change.min=0.01"))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         found = browser.new_page(viewport={"width": 1200, "height": 800})
@@ -56,7 +56,7 @@ def choose(page: Any, **values: str) -> None:
 
 def test_every_clip_moves_on_its_ground(page: Any) -> None:
     choose(page)
-    assert cards(page) == [*(f"clip{n}" for n in range(6)), "copy"]
+    assert cards(page) == [*(f"clip{n}" for n in range(6)), "copy", "still"]
     page.wait_for_function("[...document.querySelectorAll('.card img')].every(image => image.naturalWidth === 40)")
     assert page.evaluate("document.querySelector('.card img').src").startswith("data:image/webp;base64,")
     assert "ANMF" in page.evaluate("atob(document.querySelector('.card img').src.split(',')[1])")
@@ -68,9 +68,10 @@ def test_every_clip_moves_on_its_ground(page: Any) -> None:
 
 def test_filters_and_order(page: Any) -> None:
     choose(page, show="removed")
-    removed = cards(page)
-    assert "copy" in removed
-    assert "removed" in page.inner_text("#count")
+    assert cards(page) == ["copy", "still"]
+    assert page.inner_text("#count") == "2 of 8 clips: 0 kept, 2 removed"
+    choose(page, why="change")
+    assert cards(page) == ["still"]
     choose(page, why="near-duplicate")
     assert cards(page) == ["copy"]
     assert "like a clip1, which is held out" in page.inner_text(".why")

@@ -143,7 +143,7 @@ def test_content_decides_what_is_measured_again(tmp_path: Path) -> None:
 
 def test_schema_measures_and_file_agree() -> None:
     assert [item.name for item in fields(Thresholds)] == list(MEASURES)
-    labels = settings().labels
+    labels = settings("root=x").labels
     assert LabelLimits(**{item.name: getattr(labels, item.name) for item in fields(LabelsConfig)}) == LabelLimits()
     assert "thresholds.noise.max" in valid_keys(CurateConfig)
 

@@ -28,7 +28,7 @@ def changed(how: str) -> Frames:
         "mirrored": frames[:, :, ::-1],
         "recompressed": recompressed(frames),
         "scaled up": to_uint8(resize_rgba(frames, (90, 90))),
-        "scaled down": to_uint8(resize_rgba(frames, (30, 30))),
+        "scaled down": to_uint8(resize_rgba(frames, (32, 32))),
         "on a larger canvas": pad,
         "brighter": np.concatenate([np.minimum(frames[..., :3] * 1.06, 255).astype(np.uint8), frames[..., 3:]], -1),
         "backwards": frames[::-1],
