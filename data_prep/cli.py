@@ -10,15 +10,21 @@ options = parse(Options, sys.argv[1:], "python -m data_prep.step")
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import errno
 import sys
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from wan_alpha.data.errors import DataError
+
 Options = typing.TypeVar("Options")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def parse(schema: type[Options], arguments: list[str], program: str) -> Options:
@@ -79,6 +85,26 @@ def _convert(program: str, key: str, text: str, kind: Any) -> Any:
         return Path(text).expanduser() if kinds[0] is Path else kinds[0](text)
     except ValueError:
         raise SystemExit(f"{program}: {key}: expected {kinds[0].__name__}, got {text!r}") from None
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Say in a sentence what ended a step: bad data, a full disk, or the user; other errors keep their trace."""
+    try:
+        yield
+    except DataError as error:
+        fail(str(error))
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        fail(
+            f"{place}cannot be written ({error.strerror or error}); make room and run the same command again: "
+            "it continues with what is left"
+        )
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def fail(message: str) -> typing.NoReturn:

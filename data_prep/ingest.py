@@ -11,26 +11,28 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.prompt import Prompt
 
 from data_prep import foreground
-from data_prep.cli import fail, parse
+from data_prep.cli import parse, told
 from data_prep.engine import open_engine
+from data_prep.files import write_atomic
 from data_prep.measures import measure
 from data_prep.sources import Choices, RawClip
-from data_prep.sources.frames import check_alpha, decode
+from data_prep.sources.frames import Treatment, check_alpha, decode
 from data_prep.sources.registry import SOURCES, adapter
-from wan_alpha.data.errors import DataError
+from wan_alpha.data.errors import DataError, PremultipliedError
 from wan_alpha.data.media import MEDIA_EXTENSIONS, Pair, write_ffv1
+from wan_alpha.data.premultiplied import PREMULTIPLIED
 from wan_alpha.data.resize import Frames
 
 RECORDS = "records.jsonl"
@@ -38,6 +40,9 @@ SKIPPED = "skipped.txt"
 CACHE = ".cache/foreground"
 FOREGROUND = ("estimate", "given", "none")
 Record = dict[str, Any]
+Outcome = tuple[str, Record | DataError]
+"""A key, and its record or the reason why there is none."""
+Ask = Callable[[list[str]], str]
 
 
 @dataclass
@@ -55,6 +60,10 @@ class Options:
     val_share: Annotated[float, "share held out, where the set defines no split"] = 0.1
     fps: Annotated[float | None, "frames per second of frame folders, which do not say; none: 24"] = None
     licence: Annotated[str, "generic: the licence of the clips"] = "unknown"
+    premultiplied: Annotated[
+        str, "yes: make colours straight; no: they are; ask: ask where it looks so, or leave the clip out"
+    ] = "ask"
+    constant_fps: Annotated[float | None, "resample clips of variable frame rate to it; none: leave them out"] = None
     composited: Annotated[bool, "generic: the colours are photos over their background"] = False
     skin_tones: Annotated[bool, "fluent: also the skin-tone variants"] = False
     keep_inverted: Annotated[bool, "keep clips whose alpha is opaque along the whole border"] = False
@@ -65,47 +74,82 @@ class Options:
     limit: Annotated[int | None, "stop after so many clips"] = None
 
 
-def ingest(options: Options) -> list[Record]:
+def ingest(options: Options, ask: Ask | None = None) -> list[Record]:
     """Run the step and return the records, sorted by key.
+
+    Args:
+        options: what to do.
+        ask: called with the keys of clips that look premultiplied, to answer "yes", "no" or "" (leave them out); by
+            default they are left out.
 
     Raises:
         DataError: the source is unknown, its root is not what it expects, or no clip could be used.
+        OSError: the disk is full.  The same command continues.
     """
-    if options.foreground not in FOREGROUND:
-        raise DataError(f"foreground={options.foreground}: expected one of {', '.join(FOREGROUND)}")
-    skipped: list[str] = []
-    choices = Choices(
-        val_share=options.val_share, fps=options.fps, licence=options.licence, composited=options.composited,
-        given_foreground=options.foreground != "none", skin_tones=options.skin_tones,
-    )  # fmt: skip
-    clips = adapter(options.source, options.root)(options.root, skipped, choices)
+    for name, value, known in (
+        ("foreground", options.foreground, FOREGROUND), ("premultiplied", options.premultiplied, PREMULTIPLIED),
+    ):  # fmt: skip
+        if value not in known:
+            raise DataError(f"{name}={value}: expected one of {', '.join(known)}")
     options.out.mkdir(parents=True, exist_ok=True)
+    skipped: list[str] = []
+    asked: dict[str, str] = {}
     done = _finished(options.out, options.size)
-    todo = _unique(itertools.islice(clips, options.limit), skipped)
     journal = options.out / f"{RECORDS}.tmp"
     with journal.open("w", encoding="utf-8") as log:
         for record in done.values():
             log.write(json.dumps(record) + "\n")
-        for key, result in _run(todo, done, options):
-            if isinstance(result, str):
-                skipped.append(result)
-                continue
-            done[key] = result
-            log.write(json.dumps(result) + "\n")
-            log.flush()
-    (options.out / SKIPPED).unlink(missing_ok=True)
-    if skipped:
-        (options.out / SKIPPED).write_text("".join(f"{reason}\n" for reason in skipped), encoding="utf-8")
+        _pass(options, done, log, skipped, asked)
+        if asked and ask and (answer := ask(sorted(asked))):
+            again = replace(options, premultiplied=answer, limit=None)
+            unclear, asked = set(asked), {}
+            _pass(again, done, log, skipped, asked, unclear)
+    skipped += [asked[key] for key in sorted(asked)]
+    _write_skipped(options.out, skipped)
     if not done:
         raise DataError(f"{options.root}: no clip could be used\n" + "\n".join(skipped))
     records = [done[key] for key in sorted(done)]
     write_records(options.out, records)
     journal.unlink()
-    for reason in skipped:
-        print(f"skipped: {reason}", file=sys.stderr)
-    if skipped:
-        print(f"{len(skipped)} problems, listed in {options.out / SKIPPED}", file=sys.stderr)
     return records
+
+
+def _pass(
+    options: Options,
+    done: dict[str, Record],
+    log: TextIO,
+    skipped: list[str],
+    asked: dict[str, str],
+    only: set[str] | None = None,
+) -> None:
+    """Ingest what is not done, or `only` some clips of the set; `asked` gets what looks premultiplied."""
+    problems: list[str] = []
+    choices = Choices(
+        val_share=options.val_share, fps=options.fps, licence=options.licence, composited=options.composited,
+        given_foreground=options.foreground != "none", skin_tones=options.skin_tones,
+    )  # fmt: skip
+    clips = adapter(options.source, options.root)(options.root, problems, choices)
+    chosen = clips if only is None else (clip for clip in clips if clip.key in only)
+    for key, result in _run(_unique(itertools.islice(chosen, options.limit), problems), done, options):
+        if isinstance(result, PremultipliedError):
+            asked[key] = str(result)
+        elif isinstance(result, DataError):
+            skipped.append(str(result))
+        else:
+            done[key] = result
+            log.write(json.dumps(result) + "\n")
+            log.flush()
+    skipped += problems if only is None else []
+
+
+def _write_skipped(out: Path, skipped: list[str]) -> None:
+    """Name what was left out, on standard error and in a file."""
+    (out / SKIPPED).unlink(missing_ok=True)
+    if skipped:
+        write_atomic(out / SKIPPED, "".join(f"{reason}\n" for reason in skipped).encode())
+        for reason in skipped:
+            print(f"skipped: {reason}", file=sys.stderr)
+        print(f"{len(skipped)} problems, listed in {out / SKIPPED}", file=sys.stderr)
 
 
 def _unique(clips: Iterator[RawClip], skipped: list[str]) -> Iterator[RawClip]:
@@ -125,9 +169,8 @@ def _place(clip: RawClip) -> str:
 
 def write_records(out: Path, records: list[Record]) -> None:
     """Write `records.jsonl` in one step."""
-    temporary = out / f"{RECORDS}.new.tmp"
-    temporary.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")
-    os.replace(temporary, out / RECORDS)
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    write_atomic(out / RECORDS, "".join(lines).encode())
 
 
 def _finished(out: Path, size: int | None) -> dict[str, Record]:
@@ -144,7 +187,7 @@ def _finished(out: Path, size: int | None) -> dict[str, Record]:
     return finished
 
 
-def _run(todo: Iterator[RawClip], done: dict[str, Record], options: Options) -> Iterator[tuple[str, Record | str]]:
+def _run(todo: Iterator[RawClip], done: dict[str, Record], options: Options) -> Iterator[Outcome]:
     """(key, record or the reason why there is none) of every clip that is not done, as they become ready."""
     columns = (TextColumn("ingest"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     clips, total = _counted(_undone(todo, done, options))
@@ -182,7 +225,11 @@ def _counted(clips: Iterator[RawClip]) -> tuple[Iterable[RawClip], int | None]:
 
 def _is_done(clip: RawClip, done: dict[str, Record], options: Options) -> bool:
     """Whether an earlier run left the clip with its colours from the same place; if not, forget what it left."""
-    if clip.key in done and done[clip.key].get("foreground", "given") != _colours(clip, options):
+    record = done.get(clip.key, {})
+    other_colours = record.get("foreground", "given") != _colours(clip, options)
+    # "ask" takes either: what was converted then was asked about.
+    other_answer = options.premultiplied == ("no" if record.get("premultiplied") else "yes")
+    if record and (other_colours or other_answer):
         del done[clip.key]
     return clip.key in done
 
@@ -193,49 +240,60 @@ def _colours(clip: RawClip, options: Options) -> str:
     return of_photos[options.foreground] if clip.composited else "given"
 
 
-def _ingest_clip(clip: RawClip, options: Options) -> tuple[str, Record | str]:
+def _ingest_clip(clip: RawClip, options: Options) -> Outcome:
     """Decode, measure, resize and write one clip."""
     colours, cache = _colours(clip, options), options.cache or options.out / CACHE
+    straight = "no" if clip.composited else options.premultiplied  # a photo has the colours of a photo
     try:
         if colours == "wanted":
             raise DataError(f"{clip.key}: there is only a photo; foreground=estimate estimates its foreground")
-        treat = partial(foreground.estimate, cache=cache) if colours == "estimated" else None
-        info, frames = decode(clip, options.size, options.max_gb, treat)
+        treatment = Treatment(
+            options.size, options.max_gb, straight, options.constant_fps or clip.constant_fps,
+            partial(foreground.estimate, cache=cache) if colours == "estimated" else None,
+        )  # fmt: skip
+        info, frames, changed = decode(clip, treatment)
         check_alpha(clip.key, frames, options.keep_inverted)
     except DataError as error:
-        return clip.key, str(error)
+        return clip.key, error
     fps = clip.fps or info.fps
-    media = _write(clip, frames, fps, options)
+    media = _write(clip, frames, fps, options, changed)
     record = {
         "key": clip.key, "media": media, "caption": clip.caption, "concept": clip.concept, "split": clip.split,
         "fps": fps, "num_frames": info.num_frames, "height": frames.shape[1], "width": frames.shape[2],
         "licence": clip.licence, "source": clip.source, "size": options.size, "foreground": colours,
-        **measure(frames), **clip.extra,
+        **({"premultiplied": True} if straight == "yes" else {}), **measure(frames), **clip.extra,
     }  # fmt: skip
     return clip.key, record
 
 
-def _write(clip: RawClip, frames: Frames, fps: float, options: Options) -> str:
+def _write(clip: RawClip, frames: Frames, fps: float, options: Options, changed: bool) -> str:
     """Write the media of a clip, as it was where it is one RGBA file of the right size, and return the file's name."""
     ext = clip.ext if isinstance(clip.media, bytes) else getattr(clip.media, "suffix", "").lower()
-    if options.size is None and not clip.composited and ext in MEDIA_EXTENSIONS and not isinstance(clip.media, Pair):
+    if not changed and not clip.composited and ext in MEDIA_EXTENSIONS and not isinstance(clip.media, Pair):
         media = f"{clip.key}{ext}"
-        data = clip.media if isinstance(clip.media, bytes) else clip.media.read_bytes()
-        (options.out / f"{media}.tmp").write_bytes(data)
-        os.replace(options.out / f"{media}.tmp", options.out / media)
+        write_atomic(options.out / media, clip.media if isinstance(clip.media, bytes) else clip.media.read_bytes())
     else:
         media = f"{clip.key}.mkv"
         write_ffv1(frames, fps, options.out / media)
     return media
 
 
+def ask_on_terminal(keys: list[str]) -> str:
+    """Ask the person at the keyboard about clips that look premultiplied; "" where there is none."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return ""
+    console = Console(stderr=True)
+    console.print(f"{len(keys)} clips look premultiplied: {', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}")
+    question = "Make their colours straight? yes, no (they are as they should be), or skip (leave them out)"
+    answer = Prompt.ask(question, choices=["yes", "no", "skip"], default="skip", console=console)
+    return "" if answer == "skip" else answer
+
+
 def main(arguments: list[str]) -> None:
     """The command line."""
     options = parse(Options, arguments, "python -m data_prep.ingest")
-    try:
-        records = ingest(options)
-    except DataError as error:
-        fail(str(error))
+    with told():
+        records = ingest(options, ask_on_terminal)
     frames = sum(record["num_frames"] for record in records)
     print(f"{len(records)} clips, {frames} frames -> {options.out}")
 

@@ -22,9 +22,10 @@ from typing import Annotated, Any, TypeVar
 
 from rich.progress import track
 
-from data_prep.cli import fail, parse
+from data_prep.cli import parse, told
 from data_prep.decisions import Decisions, decisions
 from data_prep.engine import Engine, open_engine
+from data_prep.files import write_atomic
 from data_prep.packing import COMPACT, Entry, Indexed, Job, encode_clip, encoding, pack, plan, write_lines
 from data_prep.stage import Stage, fingerprint
 from wan_alpha.data.errors import DataError
@@ -179,11 +180,9 @@ def _publish(
     write_lines(out / INDEX, itertools.chain.from_iterable(index for _, index in shards))
     (out / SKIPPED).unlink(missing_ok=True)
     if skipped:
-        (out / SKIPPED).write_text("".join(f"{reason}\n" for reason in skipped), encoding="utf-8")
+        write_atomic(out / SKIPPED, "".join(f"{reason}\n" for reason in skipped).encode())
     manifest = _manifest(entries, jobs, out, codec, len(skipped))
-    partial_file = out / f"{MANIFEST}.tmp"
-    partial_file.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial_file, out / MANIFEST)
+    write_atomic(out / MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
     return manifest
 
 
@@ -219,10 +218,8 @@ def _meta(clip: Clip) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     """The command line."""
     options = parse(Options, arguments, "python -m data_prep.shard")
-    try:
+    with told():
         manifest = shard(options)
-    except DataError as error:
-        fail(str(error))
     size = sum(entry["bytes"] for entry in manifest["shards"]) / 1e6
     print(f"{manifest['samples']} clips in {len(manifest['shards'])} shards, {size:.1f} MB -> {options.out}")
     if manifest["left_out"]:

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from data_prep.cli import fail, parse
+from data_prep.cli import fail, parse, told
 from data_prep.engine import Engine, open_engine
 from data_prep.shard import INDEX
 from data_prep.sources.frames import blocks
@@ -281,10 +281,8 @@ def _index_problems(root: Path, manifest: dict[str, Any], checked: list[Checked]
 def main(arguments: list[str]) -> None:
     """The command line."""
     options = parse(Options, arguments, "python -m data_prep.verify")
-    try:
+    with told():
         found = verify(options)
-    except DataError as error:
-        fail(str(error))
     table = Table("what", "found", title=str(options.root), title_justify="left")
     for what, value in (
         ("samples", f"{found.samples} {dict(found.by_split)}"),

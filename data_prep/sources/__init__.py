@@ -24,6 +24,7 @@ class RawClip:
         concept: clips that show nearly the same thing share it, and so never stand on both sides of a split.
         split: "train" or "val".
         fps: frames per second of media that do not say; none: what the media say.
+        constant_fps: the rate at which a clip of variable frame rate is shown to be sampled; none: the user must say.
         composited: the colours are those of a photo, background included, so that soft edges need an estimate.
         extra: further facts of the set, which go into the record as they are.
     """
@@ -37,6 +38,7 @@ class RawClip:
     licence: str
     source: str
     fps: float | None = None
+    constant_fps: float | None = None
     composited: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 

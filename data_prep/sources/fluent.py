@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tarfile
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
@@ -17,10 +16,12 @@ from pathlib import Path
 
 import emoji
 
+from data_prep.archives import read_members
 from data_prep.sources import RawClip
 from wan_alpha.data.errors import DataError
 
 LICENCE = "MIT"
+FPS = 24.0
 SOURCE = "Microsoft Fluent Emoji (npm @lobehub/fluent-emoji-anim-1..4)"
 SKIN_TONES = frozenset({"1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"})
 GENDER_SIGNS = frozenset({"2640", "2642"})
@@ -56,6 +57,7 @@ def clips(root: Path, skin_tones: bool = False) -> Iterator[RawClip]:
             split=split_of(concept),
             licence=LICENCE,
             source=SOURCE,
+            constant_fps=FPS,  # one of them holds a frame for six
         )
     if not found:
         raise DataError(
@@ -103,8 +105,5 @@ def _files(root: Path) -> Iterator[tuple[str, bytes]]:
     if unpacked:
         return
     for package in sorted(root.glob("*fluent-emoji-anim-*.tgz")):
-        with tarfile.open(package) as tar:
-            for member in tar:
-                handle = tar.extractfile(member) if member.name.endswith(".webp") else None
-                if handle is not None:
-                    yield Path(member.name).stem, handle.read()
+        for name, data in read_members(package, ".webp"):
+            yield Path(name).stem, data

@@ -20,7 +20,7 @@ def clips(root: Path, problems: list[str], choices: Choices) -> Iterator[RawClip
     Raises:
         DataError: nothing below `root` can be used, or the captions cannot be read.
     """
-    source = FolderSource(root, "all", choices.val_share)
+    source = FolderSource(root, "all", choices.val_share, premultiplied="no", constant_rate=False)  # the step asks
     problems += source.problems
     for index, clip in enumerate(source.clips):
         media = source.media(index)

@@ -37,6 +37,9 @@ def clips(root: Path, problems: list[str], choices: Choices) -> Iterator[RawClip
         if not names:
             problems.append(f"{root / LISTS[0].format(split)}: missing or empty, so its clips are missing")
         for name in names:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                problems.append(f"{root / LISTS[0].format(split)}: {name!r} leads out of the set; left out")
+                continue
             folder = root / "FG_done" / name
             present = {file.name for file in frame_files(folder)} if folder.is_dir() else set()
             missing = sorted(expected.get(name, set()) - present)

@@ -86,6 +86,21 @@ def test_member_without_partner_is_skipped(root: Path) -> None:
     assert source.problems == [f"{shard}: train003: expected one media file and one .json, found .mkv"]
 
 
+def test_keys_that_occur_twice_or_lead_elsewhere_are_named(root: Path) -> None:
+    shard = root / "train-000001.tar"
+    with tarfile.open(shard) as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
+    with tarfile.open(shard, "w") as tar:
+        for member, data in members:
+            member.name = member.name.replace("train003", "train000").replace("train004", "../train004")
+            tar.addfile(member, io.BytesIO(data))
+    (root / "shards.json").unlink()
+    source = ShardSource(root, "train", max_corrupt_share=0.5)
+    assert [clip.key for clip in source.clips] == ["train000", "train001", "train002"]
+    assert f"{shard}: train000: another sample has this key too" in "\n".join(source.problems)
+    assert "train004" not in "".join(clip.key for clip in source.clips)
+
+
 def test_unusable_json_is_named(root: Path) -> None:
     shard = root / "train-000000.tar"
     shard.write_bytes(shard.read_bytes().replace(b'{"num_frames": 5', b'{"num_fr*mes": 5', 1))

@@ -10,7 +10,7 @@ import pytest
 from matting_trees import colours, matte, run, save, save_clip, save_mp4, save_pair, skipped
 
 from data_prep.sources import RawClip
-from data_prep.sources.frames import decode
+from data_prep.sources.frames import Treatment, decode
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.media import Pair, read_frames
 
@@ -75,10 +75,11 @@ def test_one_pass_reads_what_random_access_reads(dvm: Path, size: int | None, mo
     folder = dvm / "fg" / "video" / "train" / "0001"
     pair = Pair(folder / "f.mp4", folder / "a.mp4")
     clip = RawClip("clip", pair, "", "", "clip", "train", "", "")
-    info, whole = decode(clip, size, 1.0)
+    info, whole, changed = decode(clip, Treatment(size))
+    assert changed == (size is not None)
     assert info.num_frames == 5
     monkeypatch.setattr("data_prep.sources.frames.BLOCK_PIXELS", 2 * 32 * 48)  # two frames at once
-    np.testing.assert_array_equal(decode(clip, size, 1.0)[1], whole)
+    np.testing.assert_array_equal(decode(clip, Treatment(size))[1], whole)
     if size is None:
         np.testing.assert_array_equal(whole, read_frames(pair, None, 0, 5))
     else:

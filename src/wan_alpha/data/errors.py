@@ -15,3 +15,7 @@ class AlphaError(MediaError):
 
 class StoreError(DataError):
     """The place where data lies does not answer, or the cache before it cannot be used."""
+
+
+class PremultipliedError(AlphaError):
+    """Colour looks premultiplied, and nobody has said whether it is."""

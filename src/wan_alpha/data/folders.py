@@ -21,9 +21,11 @@ from typing import Any
 
 from wan_alpha.data.annotations import read_annotations
 from wan_alpha.data.errors import AlphaError, DataError
-from wan_alpha.data.media import MEDIA_EXTENSIONS, MediaInfo, Pair, probe, read_frames
+from wan_alpha.data.media import MEDIA_EXTENSIONS, MediaInfo, Pair, frame_times, probe, read_frames
+from wan_alpha.data.premultiplied import PREMULTIPLIED, Premultiplied, looks_premultiplied, refusal, straighten
 from wan_alpha.data.resize import Frames
-from wan_alpha.data.source import Clip, hash_manifest
+from wan_alpha.data.source import Clip, hash_manifest, key_problem
+from wan_alpha.data.timing import variable_rate
 
 RECORDS = "records.jsonl"
 CAPTIONS = ("captions.csv", "captions.json", "captions.jsonl")
@@ -42,14 +44,29 @@ class FolderSource:
         split: "train", "val", or "all".
         val_share: share of the clips held out, chosen by the hash of their keys; with two clips or more there is at
             least one on either side.  `records.jsonl` brings its own split.
+        premultiplied: "yes" makes colours straight when they are read, "no" takes them as they are, "ask" leaves out
+            what looks premultiplied, and says so.  `records.jsonl` is always straight.
+        constant_rate: leave out clips of variable frame rate.
         annotated: honour `annotations.jsonl`; else the folder is as if nobody had said anything about it.
 
     Raises:
         DataError: no clip can be used, or the split is empty.
     """
 
-    def __init__(self, root: Path | str, split: str, val_share: float = 0.1, annotated: bool = True) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        split: str,
+        val_share: float = 0.1,
+        premultiplied: Premultiplied = "ask",
+        constant_rate: bool = True,
+        annotated: bool = True,
+    ) -> None:
+        if premultiplied not in PREMULTIPLIED:
+            raise DataError(f"premultiplied={premultiplied}: expected one of {', '.join(PREMULTIPLIED)}")
         self.root = Path(root)
+        self.premultiplied: Premultiplied = "no" if (self.root / RECORDS).exists() else premultiplied
+        self.constant_rate = constant_rate
         self.problems: list[str] = []
         if not self.root.is_dir():
             raise DataError(f"{self.root}: expected a folder of clips, found nothing there")
@@ -65,7 +82,8 @@ class FolderSource:
         self.clips = [clip for clip, _ in chosen]
         self._media = [media for _, media in chosen]
         self.manifest_hash = hash_manifest(
-            (clip.key, *_size_of(media), clip.num_frames, clip.height, clip.width) for clip, media in chosen
+            (clip.key, *_size_of(media), clip.num_frames, clip.height, clip.width, *self._made_straight)
+            for clip, media in chosen
         )
 
     def __len__(self) -> int:
@@ -73,7 +91,13 @@ class FolderSource:
 
     def read(self, index: int, start: int, count: int, stride: int = 1) -> Frames:
         """See `ClipSource.read`."""
-        return read_frames(self._media[index], None, start, count, stride)
+        frames = read_frames(self._media[index], None, start, count, stride)
+        return straighten(frames, self.describe(index)) if self.premultiplied == "yes" else frames
+
+    @property
+    def _made_straight(self) -> tuple[str, ...]:
+        """What the manifest hash says of it; nothing where colours are taken as they are."""
+        return ("made straight",) if self.premultiplied == "yes" else ()
 
     def describe(self, index: int) -> str:
         """The file or folder of a clip."""
@@ -99,22 +123,33 @@ class FolderSource:
 
     def _from_records(self) -> list[tuple[Clip, Path | Pair]]:
         found: list[tuple[Clip, Path | Pair]] = []
+        seen: set[str] = set()
         for number, line in enumerate((self.root / RECORDS).read_text(encoding="utf-8").splitlines(), 1):
             try:
                 record = json.loads(line)
-                file = self.root / record["media"]
+                file = self._inside(record["media"])
+                if record["key"] in seen or key_problem(record["key"]):
+                    raise ValueError(key_problem(record["key"]) or f"the key {record['key']!r} occurs twice")
                 clip = Clip(
                     record["key"], record["num_frames"], record["fps"], record["height"], record["width"],
                     record["caption"], record["split"], record,
                 )  # fmt: skip
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 self.problems.append(f"{self.root / RECORDS}:{number}: not a record ({error!r})")
                 continue
+            seen.add(clip.key)
             if file.exists():
                 found.append((clip, file))
             else:
                 self.problems.append(f"{file}: missing; run data_prep.ingest again")
         return found
+
+    def _inside(self, media: str) -> Path:
+        """A file of the folder; a record that leads out of it is a trick."""
+        file = self.root / media
+        if not file.resolve().is_relative_to(self.root.resolve()):
+            raise ValueError(f"media {media!r} is not inside the folder")
+        return file
 
     def _from_entries(self, val_share: float) -> list[tuple[Clip, Path | Pair]]:
         captions = read_captions(self.root)
@@ -123,7 +158,7 @@ class FolderSource:
             try:
                 if key in usable:
                     raise DataError(f"{media}: another clip has the key {key!r} too; rename one of them")
-                usable[key] = (_usable(media), media)
+                usable[key] = (_usable(media, self.premultiplied, self.constant_rate), media)
             except DataError as error:
                 self.problems.append(str(error))
         held_out = hold_out(list(usable), val_share)
@@ -232,13 +267,18 @@ def _pairs(fgr: Path, pha: Path, problems: list[str]) -> Iterator[Entry]:
     problems += [f"{matte}: no colour of that name in {fgr}" for matte in mattes.values()]
 
 
-def _usable(media: Path | Pair) -> MediaInfo:
-    """Probe a clip and make sure that its alpha says something: some pixel of it is not opaque.
+def _usable(media: Path | Pair, premultiplied: Premultiplied, constant_rate: bool) -> MediaInfo:
+    """Probe a clip and make sure that its rate is constant and that its alpha says something: some pixel is not opaque.
 
     The middle frame nearly always settles it; only if that one is opaque or empty is the whole clip decoded.
     """
-    info = probe(media)
-    middle = read_frames(media, None, info.num_frames // 2, 1)[..., 3]
+    info, name = probe(media), str(media.pha if isinstance(media, Pair) else media)
+    if constant_rate and (times := frame_times(media)) is not None:
+        raise variable_rate(name, times)
+    frame = read_frames(media, None, info.num_frames // 2, 1)
+    if premultiplied == "ask" and looks_premultiplied(frame):
+        raise refusal(name)
+    middle = frame[..., 3]
     if middle.min() != middle.max():
         return info
     level = int(middle.min())
@@ -246,7 +286,6 @@ def _usable(media: Path | Pair) -> MediaInfo:
         alpha = read_frames(media, None, start, min(FRAMES_AT_ONCE, info.num_frames - start))[..., 3]
         if (alpha != level).any():
             return info
-    name = media.pha if isinstance(media, Pair) else media
     raise AlphaError(f"{name}: alpha is {level} of 255 in every pixel of every frame; export it with its matte")
 
 

@@ -20,9 +20,10 @@ import numpy as np
 
 from wan_alpha.data.encode import write_ffv1, write_x264
 from wan_alpha.data.errors import AlphaError, MediaError
-from wan_alpha.data.pictures import DEFAULT_FPS, probe_picture, read_picture
+from wan_alpha.data.pictures import DEFAULT_FPS, probe_picture, read_picture, read_times
 from wan_alpha.data.resize import Frames
-from wan_alpha.data.video import probe_video, read_video
+from wan_alpha.data.timing import Times, is_constant
+from wan_alpha.data.video import probe_video, read_video, video_times
 
 __all__ = [
     "LOSSY_ALPHA_FLOOR",
@@ -32,6 +33,7 @@ __all__ = [
     "MediaInfo",
     "Pair",
     "Source",
+    "frame_times",
     "probe",
     "read_frames",
     "write_ffv1",
@@ -62,12 +64,35 @@ Source = Path | bytes | Pair
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a source holds: frames, frames per second, height and width in pixels."""
+    """What a source holds: frames, frames per second (the average), height and width in pixels."""
 
     num_frames: int
     fps: float
     height: int
     width: int
+
+
+def frame_times(source: Source, ext: str | None = None, name: str = "") -> Times | None:
+    """When the frames of a source of variable frame rate are shown, in seconds, ascending; none if it is constant.
+
+    Nothing is decoded.  Folders of frames and stills do not say, and count as constant.  `source`, `ext`, `name`: as in
+    `probe`.
+
+    Raises:
+        MediaError: it cannot be read, or the halves of a pair are shown at different times.
+    """
+    if isinstance(source, Pair):
+        colour, matte = (frame_times(half, None, str(half)) for half in source)
+        if (colour is None) != (matte is None) or (
+            colour is not None and matte is not None and not np.allclose(colour, matte, atol=0.005)
+        ):
+            raise MediaError(f"{source.fgr} is shown at other times than its matte {source.pha}; both must agree")
+        return colour
+    if isinstance(source, Path) and source.is_dir():
+        return None
+    suffix = _extension(source, ext)
+    times, tick = (read_times(source), 0.001) if suffix in PICTURES else video_times(source, name or _name(source))
+    return None if times is None or is_constant(times, tick) else times
 
 
 def probe(source: Source, ext: str | None = None, name: str = "", need_alpha: bool = True) -> MediaInfo:

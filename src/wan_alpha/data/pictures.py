@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 from PIL import Image
 
 from wan_alpha.data.errors import AlphaError, MediaError
+from wan_alpha.data.limits import check_size, webp_size
 from wan_alpha.data.resize import Frames
+from wan_alpha.data.timing import Times, picture_times
 
+HEAD = 32  # bytes of a file that say how large a WebP is
 DEFAULT_FPS = 24.0
 """Frames per second of what does not say: stills, and folders of frames."""
 
@@ -21,12 +25,25 @@ DEFAULT_FPS = 24.0
 def _opened(source: Path | bytes, name: str) -> Iterator[Image.Image]:
     """An open picture; whatever Pillow throws while it is in use becomes a MediaError that names the file."""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        if size := webp_size(_head(source)):
+            check_size(name, *size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours, and it is an error
+            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        with image:
+            check_size(name, image.height, image.width)
             yield image
     except MediaError:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise MediaError(f"{name}: cannot be read as a picture ({error}); write the file again or remove it") from error
+
+
+def _head(source: Path | bytes) -> bytes:
+    if isinstance(source, bytes):
+        return source[:HEAD]
+    with source.open("rb") as file:
+        return file.read(HEAD)
 
 
 def _first_frame(image: Image.Image) -> int:
@@ -87,3 +104,9 @@ def _as_mode(image: Image.Image, mode: str) -> Frames:
         deep = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.rint(deep * 255 / 65535).clip(0, 255).astype(np.uint8))
     return np.asarray(image.convert(mode))
+
+
+def read_times(source: Path | bytes) -> Times | None:
+    """When the frames of an animated picture are shown, in seconds; none if it does not say."""
+    times = picture_times(source if isinstance(source, bytes) else source.read_bytes())
+    return times if times is not None and len(times) > 1 else None

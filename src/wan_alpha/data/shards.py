@@ -59,6 +59,7 @@ class ShardSource:
         self.clips: list[Clip] = []
         self.problems: list[str] = []
         self._members: list[Member] = []
+        self._keys: set[str] = set()
         manifest = _manifest(self.store, str(root))
         self._shards = _expected_shards(manifest, self.store, split, str(root))
         index = _index(manifest, self.store)
@@ -127,7 +128,11 @@ class ShardSource:
         before = len(self.clips)
         for row in rows:
             try:
-                self.clips.append(clip_of(row, split))
+                clip = clip_of(row, split)
+                if clip.key in self._keys:
+                    raise DataError("another sample has this key too; make the shards again with data_prep.shard")
+                self._keys.add(clip.key)
+                self.clips.append(clip)
                 self._members.append(row.member)
             except DataError as error:
                 problems[row.key] = str(error)

@@ -83,6 +83,13 @@ class Without:
         return self.source.describe(self.indices[index])
 
 
+def key_problem(key: str) -> str:
+    """What is wrong with a key that names files and members of shards; "" if nothing."""
+    if not key or any(char in key for char in "./\\") or not key.isprintable():
+        return f"the key {key!r} is empty, or has dots, slashes or control characters in it"
+    return ""
+
+
 def hash_manifest(entries: Iterable[tuple[str | int, ...]]) -> str:
     """sha256 over the entries of a manifest, each a tuple of names and numbers, in their order."""
     digest = hashlib.sha256()

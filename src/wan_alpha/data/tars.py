@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.media import MEDIA_EXTENSIONS
-from wan_alpha.data.source import Clip
+from wan_alpha.data.source import Clip, key_problem
 
 
 class Member(NamedTuple):
@@ -72,9 +72,11 @@ def clip_of(row: Row, split: str) -> Clip:
     """The clip that a sample's JSON describes.
 
     Raises:
-        DataError: something is missing there or of the wrong type.
+        DataError: something is missing there or of the wrong type, or the key is no name.
     """
     meta = row.meta
+    if problem := key_problem(row.key):
+        raise DataError(problem)
     try:
         return Clip(
             row.key, int(meta["num_frames"]), float(meta["fps"]), int(meta["height"]), int(meta["width"]),
@@ -91,9 +93,9 @@ def _members(file: BinaryIO, length: int) -> tuple[dict[str, dict[str, tuple[int
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
+                key, dot, ext = member.name.partition(".")
                 if not member.isfile():
                     continue
-                key, dot, ext = member.name.partition(".")
                 if member.offset_data + member.size > length:
                     truncated = True
                     continue

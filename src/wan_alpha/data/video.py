@@ -15,7 +15,9 @@ from av.video.stream import VideoStream
 
 from wan_alpha.data.encode import ALPHA_TITLE
 from wan_alpha.data.errors import AlphaError, MediaError
+from wan_alpha.data.limits import check_size
 from wan_alpha.data.resize import Frames
+from wan_alpha.data.timing import Times
 
 # FFmpeg's own VP8/VP9 decoders drop the alpha plane without a word; libvpx keeps it.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -29,7 +31,9 @@ def _opened(source: Path | bytes, name: str, number: int = 0) -> Iterator[tuple[
         with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
             if not container.streams.video:
                 raise MediaError(f"{name}: expected a video stream, found none")
-            yield container, container.streams.video[number]
+            stream = container.streams.video[number]
+            check_size(name, stream.codec_context.height, stream.codec_context.width)
+            yield container, stream
     except MediaError:
         raise
     except (OSError, ValueError) as error:  # av.error.FFmpegError is one or the other
@@ -74,6 +78,19 @@ def probe_video(source: Path | bytes, name: str, need_alpha: bool) -> tuple[int,
             raise MediaError(f"{name}: the video has no frames; write the file again or remove it")
         fps = float(stream.average_rate or stream.guessed_rate or 24)
         return num_frames, fps, context.height, context.width
+
+
+def video_times(source: Path | bytes, name: str) -> tuple[Times, float]:
+    """(when frames are shown, in seconds, ascending; length of the stream's clock tick).  Nothing is decoded."""
+    with _opened(source, name) as (container, stream):
+        tick = float(stream.time_base or 0.001)
+        entries = stream.index_entries
+        in_order = not stream.codec_context.codec.reorder  # an index has the times of decoding
+        if in_order and stream.frames and len(entries) == stream.frames:  # the header of a MOV says it all
+            stamps = [entry.timestamp for entry in entries]
+        else:
+            stamps = [packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None]
+        return np.sort(np.asarray(stamps, dtype=np.float64)) * tick, tick
 
 
 def read_video(source: Path | bytes, name: str, positions: range, mode: str = "RGBA") -> Frames:

@@ -72,6 +72,7 @@ class DataConfig:
     num_workers: Natural
     max_corrupt_share: Share  # of samples that may fail before the run stops
     val_share: Share  # of a `clips` folder that is held out
+    premultiplied: Literal["ask", "yes", "no"]  # colours of a `clips` folder: make them straight, or not
     captions: CaptionStyle  # what a sample's text is composed of
     val_clips: Count | None  # validate on the first N held-out clips; null takes all
     val_batch_size: Count

@@ -40,7 +40,7 @@ def open_source(config: DataConfig, split: str) -> ClipSource:
 
 def _open_root(config: DataConfig, root: str, split: str) -> ClipSource:
     if config.kind == "clips":
-        return FolderSource(root, split, val_share=config.val_share)
+        return FolderSource(root, split, config.val_share, config.premultiplied)
     store = open_store(root, config.cache_dir, config.cache_gb, config.fetch)
     return ShardSource(root, split, max_corrupt_share=config.max_corrupt_share, store=store)
 

@@ -1,0 +1,21 @@
+"""Writing files that are there as a whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_atomic(file: Path, data: bytes) -> None:
+    """Write a file in one step.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written; nothing is left behind.
+    """
+    partial = file.with_name(f"{file.name}.new.tmp")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
