@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -32,7 +32,7 @@ from data_prep.sources.frames import Treatment, check_alpha, decode
 from data_prep.sources.registry import SOURCES, adapter
 from wan_alpha.data.errors import DataError, PremultipliedError
 from wan_alpha.data.media import MEDIA_EXTENSIONS, Pair, write_ffv1
-from wan_alpha.data.premultiplied import PREMULTIPLIED
+from wan_alpha.data.premultiplied import PREMULTIPLIED, Premultiplied
 from wan_alpha.data.resize import Frames
 
 RECORDS = "records.jsonl"
@@ -243,7 +243,8 @@ def _colours(clip: RawClip, options: Options) -> str:
 def _ingest_clip(clip: RawClip, options: Options) -> Outcome:
     """Decode, measure, resize and write one clip."""
     colours, cache = _colours(clip, options), options.cache or options.out / CACHE
-    straight = "no" if clip.composited else options.premultiplied  # a photo has the colours of a photo
+    # A photo has the colours of a photo.
+    straight = cast(Premultiplied, "no" if clip.composited else options.premultiplied)
     try:
         if colours == "wanted":
             raise DataError(f"{clip.key}: there is only a photo; foreground=estimate estimates its foreground")
