@@ -87,6 +87,13 @@ def test_variable_rate_is_refused_or_resampled(tmp_path: Path, kind: str) -> Non
     assert records["steady"]["num_frames"] == 6
 
 
+def test_an_emoji_that_holds_a_frame_gets_its_frames(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    save_webp(rgba(num_frames=6), [42, 42, 252, 42, 42, 42], tmp_path / "set" / "1f4a7.webp")  # as the droplet does
+    (record,) = run("fluent", tmp_path / "set", tmp_path / "out").values()
+    assert (record["num_frames"], record["fps"], record["media"]) == (11, 24.0, "1f4a7-droplet.mkv")
+
+
 def test_a_pair_of_variable_rate_stays_together(tmp_path: Path) -> None:
     root, out = tmp_path / "own", tmp_path / "out"
     clip = rgba(num_frames=6)
