@@ -21,6 +21,7 @@ from wan_alpha.pipeline import generate as module
 from wan_alpha.pipeline.arguments import plain_text
 from wan_alpha.pipeline.config import GenerateConfig
 from wan_alpha.pipeline.generate import generate
+from wan_alpha.pipeline.image_to_video import ImageError
 from wan_alpha.pipeline.jobs import PromptError, missing_files, plan, read_prompts
 from wan_alpha.pipeline.names import LONGEST, safe_name
 from wan_alpha.pipeline.pipeline import AlphaWanPipeline
@@ -131,6 +132,15 @@ def test_edges_are_cleaned_and_may_be_left_alone(config: GenerateConfig, monkeyp
     config.edges.threshold, config.edges.bleed = 0.0, 0
     generate(replace(config, prompt="b"), QUIET)
     assert seen == [(0.02, 8)]
+
+
+def test_image_and_task_belong_together(config: GenerateConfig, tmp_path: Path) -> None:
+    for change in ({"task": "i2v"}, {"image": "x.png"}):
+        with pytest.raises(ImageError, match="belong together"):
+            generate(replace(config, prompt="a", **change), QUIET)
+    Image.new("RGBA", (32, 32)).save(tmp_path / "x.png")
+    with pytest.raises(ImageError, match="makes videos from text only"):
+        generate(replace(config, prompt="a", task="i2v", image=str(tmp_path / "x.png")), QUIET)
 
 
 # ----- names ---------------------------------------------------------------------------------------------------------

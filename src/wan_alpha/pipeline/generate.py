@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .config import GenerateConfig
+from .image_to_video import ImageError
 from .jobs import Job, missing_files, plan, write_record
 from .pipeline import AlphaWanPipeline
 from .video import OutputError
@@ -36,6 +37,8 @@ def generate(config: GenerateConfig, console: Console | None = None) -> list[Pat
     console = console or Console()
     config = with_size(config)
     jobs = plan(config)
+    if (config.image is not None) != (config.task == "i2v"):
+        raise ImageError("task=i2v and image=FILE belong together: give both, or neither")
     check_writable(Path(config.out))
     todo = [job for job in jobs if missing_files(job, config)]
     if len(todo) < len(jobs):
