@@ -46,11 +46,23 @@ MODELS = {
     "14b": (40, 128, 13824, 40, 4096, 96),
 }
 # latent frames, rows, columns: 480x832 is 60x104
-SIZES = {"cpu": [(3, 16, 16), (5, 24, 32), (9, 32, 40)], "cuda": [(1, 60, 104), (9, 60, 104), (21, 60, 104)]}
-LENGTHS = {"cpu": [1, 3, 5, 9, 13], "cuda": [1, 5, 9, 13, 21]}
+SIZES = {"cpu": [(3, 16, 16), (5, 20, 24), (9, 24, 32)], "cuda": [(1, 60, 104), (9, 60, 104), (21, 60, 104)]}
+LENGTHS = {"cpu": [1, 3, 5, 9], "cuda": [1, 5, 9, 13, 21]}
 TEXT_TOKENS = 512
 TARGETS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v",
            "attn2.to_out.0", "ffn.net.0.proj", "ffn.net.2")  # fmt: skip
+
+
+class TwicePositions(nn.Module):
+    """Rotary positions of two halves that are the same."""
+
+    def __init__(self, rope: nn.Module) -> None:
+        super().__init__()
+        self.rope = rope
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = self.rope(z[:, :, : z.shape[2] // 2])
+        return torch.cat([cos, cos], dim=1), torch.cat([sin, sin], dim=1)
 
 
 class PairedTokens(nn.Module):
@@ -58,12 +70,11 @@ class PairedTokens(nn.Module):
 
     def __init__(self, dit: WanTransformer3DModel) -> None:
         super().__init__()
-        self.dit, self.rope = dit, dit.rope
+        self.dit, self.rope, self.twice = dit, dit.rope, TwicePositions(dit.rope)
 
     def forward(self, z: Tensor, timestep: Tensor, context: Tensor) -> Tensor:
         """z (B, z, T', h, w) of RGB; alpha's latent has the same size."""
-        cos, sin = self.rope(z)
-        self.dit.rope = lambda _: (torch.cat([cos, cos], dim=1), torch.cat([sin, sin], dim=1))
+        self.dit.rope = self.twice
         try:
             return self.dit(torch.cat([z, z], dim=2), timestep, context, return_dict=False)[0]
         finally:
@@ -253,7 +264,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--rank", type=int, default=16, help="of the decoder adapters (paper: 128)")
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=3)
     args = parser.parse_args()
     if args.device == "cpu":
         torch.set_num_threads(1)

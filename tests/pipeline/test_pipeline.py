@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from wan_alpha import AlphaVAE, AlphaWanPipeline
+from wan_alpha.interop.adapter_files import find_adapters
 from wan_alpha.models.adapters import AdapterError
 from wan_alpha.models.base import BaseError, SizeError
 from wan_alpha.pipeline.image_to_video import ImageError, condition
@@ -296,7 +298,7 @@ def test_adapters_that_do_not_fit(small_base: Path, small_adapters: Path, tmp_pa
     with pytest.raises(AdapterError, match="holds neither"):
         AlphaWanPipeline.from_pretrained(small_base, tmp_path)
     with pytest.raises(AdapterError, match="do not fit the base"):
-        AlphaWanPipeline.from_pretrained(random_pipeline(tmp_path / "wan22", "wan22"), dora_of(tmp_path, small_base))
+        AlphaWanPipeline.from_pretrained(small_base, [small_adapters, dora_of(tmp_path, small_base)])
 
 
 def dora_of(tmp_path: Path, base: Path) -> Path:
@@ -308,6 +310,18 @@ def dora_of(tmp_path: Path, base: Path) -> Path:
 
     write_weights(out, {key.replace("blocks.1.", "blocks.7."): t for key, t in load_file(out).items()})
     return out
+
+
+def test_a_run_of_stage_dit_brings_the_vae_adapters_it_was_trained_with(small_adapters: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "pytorch_lora_weights.safetensors").touch()
+    with pytest.raises(AdapterError, match="hold nothing for the VAE"):
+        find_adapters(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model": {"vae_adapters": str(small_adapters)}}))
+    found = find_adapters(tmp_path)
+    assert found.vae == small_adapters
+    assert found.dit == tmp_path / "adapters" / "pytorch_lora_weights.safetensors"
+    assert find_adapters([small_adapters, tmp_path]).dit == found.dit
 
 
 def test_without_dit_adapters_it_says_so(small_base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

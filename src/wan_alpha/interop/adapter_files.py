@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..models.adapters import DESCRIPTION, AdapterError
+from ..models.adapters import DESCRIPTION, AdapterError, locate_adapters
 from ..models.assets import ASSETS, asset
 
 DIT_FILES = ("pytorch_lora_weights.safetensors", "t2v.safetensors")
@@ -45,6 +46,11 @@ def find_adapters(adapters: AdapterPaths) -> AdapterFiles:
     for place in places:
         part = _tiny() if place == "tiny" else _inside(Path(place))
         found = AdapterFiles(part.vae or found.vae, part.dit or found.dit, part.distill or found.distill)
+    if places and found.vae is None:
+        raise AdapterError(
+            f"adapters: {', '.join(map(str, places))} hold nothing for the VAE, without which there is no alpha: give "
+            "those of stage vae, too, as [VAE,DIT]"
+        )
     return found
 
 
@@ -67,4 +73,13 @@ def _inside(place: Path) -> AdapterFiles:
             f"adapters: {place} {exists} {DESCRIPTION} (stage vae) nor {' or '.join(DIT_FILES)} (stage dit), there "
             "or in adapters/; give an exported adapter directory, a run directory, or `tiny`"
         )
-    return AdapterFiles(vae, dit, distill)
+    return AdapterFiles(vae or _vae_of_run(place), dit, distill)
+
+
+def _vae_of_run(run: Path) -> Path | None:
+    """The VAE's adapters that a run of stage dit was trained with; its config.json names them."""
+    try:
+        named = json.loads((run / "config.json").read_text(encoding="utf-8"))["model"]["vae_adapters"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return locate_adapters(named) if isinstance(named, str) else None
