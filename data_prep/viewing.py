@@ -51,11 +51,10 @@ def moments(num_frames: int, count: int) -> list[int]:
 
 
 def content_hash(media: Path | Pair) -> str:
-    """sha256 of a clip's files."""
+    """sha256 of the contents of a clip's files, in the order of their names."""
     digest = hashlib.sha256()
     for part in media if isinstance(media, Pair) else (media,):
         for file in sorted(part.iterdir()) if part.is_dir() else [part]:
-            digest.update(file.name.encode() + b"\0")
             with file.open("rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()

@@ -122,6 +122,7 @@ class Page:
         self.spec = gr.HTML(elem_id="spec")
         # The key travels with every event from the browser: an edit belongs to the clip that was on the screen.
         self.key = gr.Textbox(visible="hidden", elem_id="key")
+        self.save = gr.Button("Save", visible="hidden", elem_id="save")
         self.timer = gr.Timer(REFRESH_SECONDS)
 
     def _text(self, name: str, lines: int) -> None:
@@ -145,8 +146,8 @@ class Page:
         for changed in (self.filter.change, self.search.submit):
             changed(self._refilter, moving, shown, **queue)
         after = [self.status, self.history]
-        for name in EDITABLE:
-            event = self.fields[name].input
+        # Gradio's own event for typing misses what input methods and pasting do, so the script presses a button.
+        for event in (self.save.click, *(self.fields[name].input for name in LABELS)):
             event(self._edit, told, after, trigger_mode="always_last", **queue)
         self.timer.tick(self._news, [self.key, *values], [self.heading, self.progress, self.history, *values], **queue)
         self.blocks.unload(self._close)
@@ -183,7 +184,7 @@ class Page:
 
     def _edit(self, request: gr.Request, key: str, who: str, *values: Any) -> list[Any]:
         status = self._save(key, who, values, request)
-        return [status or gr.skip(), markup.history(self.desk.journal.history(key))]
+        return [status, markup.history(self.desk.journal.history(key))] if status else [gr.skip(), gr.skip()]
 
     def _move(self, step: int) -> Callable[..., list[Any]]:
         def move(request: gr.Request, key: str, who: str, *rest: Any) -> list[Any]:

@@ -97,10 +97,24 @@
     if (chosen) { ground(chosen.dataset.ground); chosen.blur(); }
     if (event.target.closest && event.target.closest(".player .play")) { play(!state.playing); event.target.blur(); }
     if (event.target.matches && event.target.matches(".player .any")) ground("any");
-    if (event.target.closest && event.target.closest("#buttons button")) event.target.blur();
+    if (event.target.closest && event.target.closest("#buttons button")) { moved(); event.target.blur(); }
   });
 
+  // Whatever changes a text (keys, an input method, pasting, dropping) is saved a moment later, and at the latest after
+  // SOON: the hidden button sends the clip's key and all fields.  Buttons that move on save by themselves.
+  const SOON = 500, PAUSE = 120;
+  let pending = null, since = 0;
+  function save() { clearTimeout(pending); pending = null; press("save"); }
+  function saveSoon() {
+    if (pending === null) since = performance.now();
+    clearTimeout(pending);
+    pending = setTimeout(save, Math.max(0, Math.min(PAUSE, since + SOON - performance.now())));
+  }
+  function moved() { clearTimeout(pending); pending = null; }
+
+  document.addEventListener("focusout", (event) => { if (pending !== null && event.target.closest("#form")) save(); });
   document.addEventListener("input", (event) => {
+    if (event.target.closest("#form") && event.target.matches("textarea, input[type=text]")) saveSoon();
     if (event.target.matches(".player .any")) ground("any");
     if (event.target.matches(".player .scrub")) { play(false); state.frame = Number(event.target.value); draw(); }
   });
