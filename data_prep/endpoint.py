@@ -108,8 +108,9 @@ class Endpoint:
                 f"{self.url}: the API key was not accepted ({error.status_code}); set the variable api_key_env= names"
             )
         if isinstance(error, openai.NotFoundError):
-            return f"{self.url}: no model {self.model!r}, or no API at this path: {self._scrubbed(str(error))}"
-        return f"{self.url}: {what or type(error).__name__}: {self._scrubbed(str(error))}"
+            return f"{self.url}: no model {self.model!r}, or no API at this path: {self._scrubbed(error.response.text)}"
+        said = f"{error} {error.response.text}" if isinstance(error, openai.APIStatusError) else str(error)
+        return f"{self.url}: {what or type(error).__name__}: {self._scrubbed(said)}"
 
     def _scrubbed(self, text: str) -> str:
         """A message of bounded length, without the key, which servers may repeat."""

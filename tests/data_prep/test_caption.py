@@ -249,12 +249,11 @@ def test_an_endpoint_that_is_down_ends_the_run_and_says_so(tmp_path: Path) -> No
         misbehaving(lambda n: says(GOOD) if n < 2 else reply("{}", 500)) as (url, _),
         pytest.raises(DataError, match="2 questions were answered before; the same command continues"),
     ):
-        caption(options(root, url, fields="short_en,labels", retries=0, patience=2, concurrency=1, attempts=1))
+        caption(options(root, url, fields="short_en", retries=0, patience=1, concurrency=1))
     with misbehaving(lambda _: says(GOOD)) as (url, requests):
         counts = caption(options(root, url, fields="short_en", retries=0))
-    assert counts.cached >= 1
-    assert counts.cached + counts.asked == 3
-    assert len(requests) == counts.asked
+    assert counts == Counts(asked=1, cached=2)
+    assert len(requests) == 1
 
 
 def test_an_answer_that_never_comes_is_a_time_out(tmp_path: Path) -> None:
