@@ -21,7 +21,7 @@ from typing import Annotated
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from data_prep.captioner import FAILURES, Captioner, Counts, fields_of
+from data_prep.captioner import FAILURES, Captioner, Counts, curated_measures, fields_of
 from data_prep.cli import fail, parse
 from data_prep.endpoint import Endpoint, EndpointError
 from data_prep.journal import Journal
@@ -78,7 +78,7 @@ async def _caption_all(options: Options, source: FolderSource, key: str | None) 
     endpoint = Endpoint(options.endpoint, options.model, key, options.timeout, options.retries, options.per_minute)
     with Progress(*columns, console=Console(stderr=True)) as progress:
         progress.add_task("caption", total=total)
-        run = Captioner(options, source, endpoint, Journal(options.root), progress)
+        run = Captioner(options, source, endpoint, Journal(options.root), progress, curated_measures(options.root))
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(options.concurrency):

@@ -55,6 +55,7 @@ class Captioner:
     endpoint: Endpoint
     journal: Journal
     progress: Progress
+    measures: Mapping[str, Mapping[str, float | None]]
     counts: Counts = field(default_factory=Counts)
 
     async def clip(self, index: int) -> None:
@@ -89,7 +90,7 @@ class Captioner:
     def _measure(self, clip: Clip) -> dict[str, str]:
         """The labels that follow from what is measured on the clip, written down where they are new."""
         said = self.journal.annotation(clip.key).entries
-        measured = labels_from(clip.meta)
+        measured = labels_from({**clip.meta, **self.measures.get(clip.key, {})})
         new = {n: v for n, v in measured.items() if n not in said or (said[n].kind == "measure" and said[n].value != v)}
         self.journal.append([entry("measures", "measure", clip.key, name, value) for name, value in new.items()])
         self.counts.measured += len(new)
@@ -176,6 +177,20 @@ class Captioner:
 
     def _cache_file(self, digest: str) -> Path:
         return self.options.root / CACHE / digest[:2] / f"{digest}.json"
+
+
+def curated_measures(root: Path) -> dict[str, dict[str, float | None]]:
+    """{key: {measure: value}} from where `data_prep.curate` leaves them by default; empty if it did not run.
+
+    Raises:
+        DataError: the table cannot be read.
+    """
+    table = Path(f"{root.resolve()}-curation") / "curation.parquet"
+    if not table.exists():
+        return {}
+    from data_prep.curation.table import read_measures  # only now: it brings pyarrow and OpenCV
+
+    return read_measures(table)
 
 
 def fields_of(options: Options) -> list[str]:

@@ -167,7 +167,7 @@ class Page:
         following = keys[place] if place < len(keys) else None
         return [
             key, markup.heading(clip, values, place, len(keys)), markup.spec(clip, following),
-            markup.progress(self.desk.counts()), status, markup.scores(clip),
+            markup.progress(self.desk.counts()), status, markup.scores(clip, self.desk.measures.get(key, {})),
             markup.history(self.desk.journal.history(key)), *(values[name] for name in EDITABLE),
         ]  # fmt: skip
 

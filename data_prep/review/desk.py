@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from data_prep.captioner import curated_measures
 from data_prep.journal import Journal, entry
 from wan_alpha.data.annotations import FIELDS, VERDICTS, Annotation, Entry
 from wan_alpha.data.captions import LABELS
@@ -43,6 +44,7 @@ class Desk:
         self.source = FolderSource(root, "all", annotated=False)
         self.journal = Journal(root)
         self.journal.compact()
+        self.measures = curated_measures(root)
         self.index = {clip.key: index for index, clip in enumerate(self.source.clips)}
         self._shown: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
         self._lock = threading.Lock()

@@ -13,9 +13,9 @@ from wan_alpha.data.annotations import Entry
 from wan_alpha.data.source import Clip
 
 SCORES = {
-    "motion": "motion", "flow": "flow", "translucent": "translucent", "soft": "soft edge", "glass": "glass, smoke",
-    "glow": "glow", "brightness": "brightness", "sharpness": "sharpness", "greyness": "greyness",
-    "alpha_noise": "alpha noise", "coverage": "coverage",
+    "flow": "flow", "change": "change", "motion": "alpha motion", "translucent": "translucent", "glass": "glass, smoke",
+    "soft": "soft edge", "edge_width": "edge width", "glow": "glow", "brightness": "brightness", "contrast": "contrast",
+    "sharpness": "sharpness", "greyness": "greyness", "noise": "alpha noise", "haze": "haze", "coverage": "coverage",
 }  # fmt: skip
 """Measures that are shown, with their names on the page; those that a clip lacks are left out."""
 
@@ -91,12 +91,13 @@ def progress(counts: Mapping[str, int]) -> str:
     return f"<div class='progress'><span>{words}</span><div class='track'>{parts}</div></div>"
 
 
-def scores(clip: Clip) -> str:
-    """Measures as a table."""
+def scores(clip: Clip, measures: Mapping[str, float | None]) -> str:
+    """Measures as a table; those of curation win over those of ingest."""
+    known = {**clip.meta, **measures}
     rows = [
-        f"<tr><td>{title}</td><td class='number'>{float(clip.meta[name]):.3g}</td></tr>"
+        f"<tr><td>{title}</td><td class='number'>{float(known[name]):.3g}</td></tr>"
         for name, title in SCORES.items()
-        if isinstance(clip.meta.get(name), int | float)
+        if isinstance(known.get(name), int | float)
     ]
     if not rows:
         return "<div class='faint'>No measures: the folder was not ingested or curated.</div>"

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tiny_vlm import make_model, serve
 
@@ -22,6 +24,7 @@ from data_prep import viewing
 from data_prep.caption import FAILURES, Options, caption, main
 from data_prep.captioner import CACHE, Counts, labels_from
 from data_prep.journal import Journal, entry
+from data_prep.measures.clip import MEASURES
 from data_prep.questions import question
 from wan_alpha.data.annotations import read_annotations, read_entries
 from wan_alpha.data.errors import DataError
@@ -355,6 +358,14 @@ def test_labels_that_can_be_measured_are_not_asked_for(tmp_path: Path) -> None:
     }  # fmt: skip
     assert '"speed"' not in json.dumps(requests[0]["body"]["messages"][0]["content"][-1])
     assert labels_from({"motion": 1.0}) == {}
+    # What data_prep.curate measured, beside the folder, counts more than the record.
+    table = Path(f"{root}-curation") / "curation.parquet"
+    table.parent.mkdir()
+    columns = {"key": "disc0"} | dict.fromkeys(MEASURES, 0.0) | {"flow": 0.01, "sharpness": 0.9}
+    pq.write_table(pa.Table.from_pylist([columns]), table)
+    with misbehaving(lambda _: says('{"style": "cartoon", "shot": "wide"}')) as (url, _):
+        assert caption(options(root, url, fields="labels")) == Counts(cached=1, measured=1)
+    assert read_annotations(root)["disc0"].value("speed") == "slow"
 
 
 @pytest.mark.parametrize(
