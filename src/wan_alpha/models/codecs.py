@@ -61,7 +61,8 @@ class AlphaCodec(Codec):
         return self.alpha_vae.normalize(z)
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(fingerprint(self.vae).encode())
+        statistics = (self.alpha_vae.latents_mean.tolist(), self.alpha_vae.latents_std.tolist())
+        digest = hashlib.sha256(f"{fingerprint(self.vae)} {statistics}".encode())
         for name, tensor in sorted(self.alpha_vae.adapter_state().items()):
             digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
