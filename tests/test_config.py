@@ -117,7 +117,7 @@ SMALL_STAGE = {
     "vae": ["model.lora.rank=2", "loss.perceptual.weights=bundled", "callbacks.lpips=null", "callbacks.panels=false"],
     "dit": [
         "model.init_from=null", "data.exclude=[]", "model.adapter.rank=2", "model.samples.prompts=[disc1]",
-        "model.samples.steps=2", "trainer.activation_checkpointing=false",
+        "model.samples.steps=2", "trainer.activation_checkpointing=false", "model.frozen.compile=false",
     ],
 }  # fmt: skip
 OUTCOME = {"base": ("base", "val/alpha/psnr"), "vae": ("adapters", "val/alpha/psnr"), "dit": (None, "val/loss")}

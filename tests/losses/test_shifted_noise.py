@@ -11,6 +11,7 @@ from torch import Tensor
 from wan_alpha.losses.shifted_noise import (
     COVERAGE,
     Ellipse,
+    chosen_masks,
     fit_ellipse,
     noise_shift,
     object_masks,
@@ -91,3 +92,11 @@ def test_one_cell_is_an_ellipse_too() -> None:
     found = fit_ellipse(cells)
     assert found is not None
     assert found[:4] == pytest.approx((3, 5, 0.5, 0.5))
+
+
+def test_the_user_s_ellipse_lies_where_it_is_wanted() -> None:
+    g = chosen_masks((2, 9, 15), size=0.5, y=0.5, x=0.3)
+    assert g.shape == (1, 2, 9, 15)
+    assert torch.equal(g[:, 0], g[:, 1])
+    assert divmod(int(g[0, 0].argmax()), 15) == (4, 4)
+    assert g[0, 0, 4, 8] > g[0, 0, 8, 4]  # wider than tall, as the picture is

@@ -11,7 +11,7 @@ from diffusers import WanPipeline
 from small_dit_base import random_text, write_complete_base
 
 from wan_alpha.models.base import BaseError
-from wan_alpha.models.dit import load_transformer
+from wan_alpha.models.dit import compile_blocks, load_transformer
 from wan_alpha.models.folded_text import fold_text, folded, padding_bias
 from wan_alpha.models.text import TextEncoder, cut_padding, pad_prompts
 
@@ -82,3 +82,12 @@ def test_padding_that_is_not_there_cannot_be_weighed() -> None:
     bias = padding_bias(torch.tensor([1]), 3, 512)
     assert bias[0, 0] == 0
     assert bias[0, 1].exp().item() * 2 == pytest.approx(511)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing where there is no GPU")
+def test_what_needs_a_gpu_says_so(base: Path) -> None:
+    for kind in ("fp8", "nf4"):
+        with pytest.raises(BaseError, match=f"model.frozen.quantise={kind} needs a CUDA GPU"):
+            load_transformer(base, quantise=kind)  # type: ignore[arg-type]
+    with pytest.raises(BaseError, match=r"model.frozen.compile=true is for a CUDA GPU"):
+        compile_blocks(load_transformer(base))

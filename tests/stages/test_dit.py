@@ -12,6 +12,7 @@ from small_world import random_base
 from torch import Tensor
 
 from wan_alpha.losses.draws import draw
+from wan_alpha.losses.shifted_noise import noise_shift, object_masks
 from wan_alpha.losses.timesteps import TimestepError, Timesteps
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 from wan_alpha.models.codecs import AlphaCodec, Codec, ColourCodec
@@ -199,3 +200,15 @@ def test_codecs_give_what_can_be_shown(kind: str) -> None:
     assert alpha.min() >= 0
     assert alpha.max() <= 1
     assert alpha.eq(1).all() == (kind == "colour")
+
+
+def test_shifted_noise_follows_the_alpha_of_each_clip() -> None:
+    dit, b = module(noise="shifted"), batch()
+    plain = torch.zeros(3, 6, 2, 2, 2)
+    expected = noise_shift(object_masks(b["alpha"], 8)).expand_as(plain)
+    torch.testing.assert_close(dit.noise(b, plain), expected)
+    stored = {"mask": object_masks(b["alpha"], 8), "latent": plain}
+    torch.testing.assert_close(dit.noise(stored, plain), expected)
+    assert torch.equal(module().noise(b, plain), plain)
+    with pytest.raises(ValueError, match="needs the clips' alpha"):
+        dit.noise({"latent": plain}, plain)

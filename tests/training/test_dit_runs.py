@@ -141,3 +141,14 @@ def test_excluded_captions_are_not_seen() -> None:
     config.data.exclude = ["no such thing"]
     with pytest.raises(DataError, match="no training clip has the caption 'no such thing'"):
         open_source(config.data, "train")
+
+
+@pytest.mark.parametrize("variants", [0, 1])
+def test_shifted_noise_is_another_loss(variants: int, base: Path, clips: Path, tmp_path: Path) -> None:
+    steps = ["trainer.max_steps=2", "trainer.val_every_n_steps=2", f"model.variants={variants}"]
+    figures = []
+    for kind in ("plain", "shifted"):
+        train(*small(base, clips, tmp_path / kind, *steps, f"model.noise={kind}", "callbacks.panels=true"))
+        figures.append([float(row["val/loss"]) for row in rows(tmp_path / kind) if row.get("val/loss")])
+    assert figures[0] != figures[1]
+    assert figures[0] == pytest.approx(figures[1], rel=0.1)

@@ -9,11 +9,13 @@ section 2).
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+NoiseKind = Literal["plain", "shifted"]
 
 SHIFT = 0.05
 GROWTH, COVERAGE = 1.12, 0.98
@@ -110,3 +112,21 @@ def object_masks(alpha: Tensor, spatial: int, temporal: int = 4) -> Tensor:
 def noise_shift(masks: Tensor) -> Tensor:
     """(1 - G)·0.05 for all channels: (B, T', h, w) -> (B, 1, T', h, w), to be added to ε."""
     return (SHIFT * (1 - masks))[:, None]
+
+
+def chosen_masks(shape: tuple[int, int, int], size: float = 0.7, y: float = 0.5, x: float = 0.5) -> Tensor:
+    """G for sampling, where nobody knows the object yet: an ellipse that the user chooses, the same in every frame.
+
+    Args:
+        shape: (T', h, w).
+        size: its extent as a share of the picture's sides.
+        y, x: its centre, as shares.
+
+    Returns:
+        float32 (1, T', h, w).
+    """
+    frames, height, width = shape
+    tall, wide = size * height / 2, size * width / 2
+    across = (wide, tall, 0.0) if wide >= tall else (tall, wide, math.pi / 2)
+    g = Ellipse(y * height - 0.5, x * width - 0.5, *across).gaussian(height, width)
+    return g.expand(1, frames, height, width)

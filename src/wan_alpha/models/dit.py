@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,26 +14,59 @@ from torch import nn
 from .base import BaseError, locate_base
 
 AdapterKind = Literal["dora", "lora", "full"]
+Quantisation = Literal["none", "fp8", "nf4"]
 
 
-def load_transformer(base: str | Path, dtype: torch.dtype = torch.float32) -> WanTransformer3DModel:
+def load_transformer(
+    base: str | Path, dtype: torch.dtype = torch.float32, quantise: Quantisation = "none"
+) -> WanTransformer3DModel:
     """The base's transformer, frozen, in eval mode.
 
     Args:
         base: `tiny`, a known name, a hub id or a path in diffusers' pipeline layout (see `locate_base`).
         dtype: of the weights.
+        quantise: weights in `fp8` (torchao) or `nf4` (bitsandbytes), computed with in `dtype`; on a GPU only.
 
     Raises:
-        BaseError: the base has no transformer, or none of Wan's.
+        BaseError: the base has no transformer, or it cannot be quantised here.
     """
     where = locate_base(base)
     subfolder = None if (Path(where) / "diffusion_pytorch_model.safetensors").exists() else "transformer"
     try:
-        transformer = WanTransformer3DModel.from_pretrained(where, subfolder=subfolder, torch_dtype=dtype)
+        options = {} if quantise == "none" else {"quantization_config": _quantisation(quantise, dtype)}
+        transformer = WanTransformer3DModel.from_pretrained(where, subfolder=subfolder, torch_dtype=dtype, **options)
     except OSError as error:
         hint = "a complete base has one" if Path(where).exists() else "no such folder, and no hub was reached"
         raise BaseError(f"no Wan transformer at {where!r}: {hint} ({str(error).splitlines()[0]})") from error
     return transformer.requires_grad_(False).eval()
+
+
+def _quantisation(kind: Quantisation, dtype: torch.dtype) -> Any:
+    """diffusers' quantisation config, or a sentence about what is missing."""
+    package = {"fp8": "torchao", "nf4": "bitsandbytes"}[kind]
+    if not torch.cuda.is_available():
+        raise BaseError(f"model.frozen.quantise={kind} needs a CUDA GPU and there is none here; set it to none")
+    if find_spec(package) is None:
+        raise BaseError(f"model.frozen.quantise={kind} needs {package}: pip install 'wan-alpha[quantise]'")
+    if kind == "nf4":
+        from diffusers import BitsAndBytesConfig
+
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    from diffusers import TorchAoConfig
+    from torchao.quantization import Float8WeightOnlyConfig
+
+    return TorchAoConfig(Float8WeightOnlyConfig())
+
+
+def compile_blocks(transformer: WanTransformer3DModel) -> None:
+    """Compile one block for all of them: seconds instead of the minutes a whole transformer takes.
+
+    Raises:
+        BaseError: there is no GPU, where this would cost more than it gives.
+    """
+    if not torch.cuda.is_available():
+        raise BaseError("model.frozen.compile=true is for a CUDA GPU and there is none here; set it to false")
+    transformer.compile_repeated_blocks()
 
 
 def load_scheduler(base: str | Path) -> UniPCMultistepScheduler:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from ..losses.draws import draw
 from ..losses.flow_matching import flow_matching_loss, interpolate, velocity
+from ..losses.shifted_noise import NoiseKind, noise_shift, object_masks
 from ..losses.timesteps import NUM_TRAIN_TIMESTEPS, Timesteps, check_timesteps
+from ..models.base import spatial_stride, temporal_stride
 from ..models.codecs import Codec
 from ..models.dit import AdapterKind, new_scheduler
 from ..models.dit_adapters import dit_fingerprint
@@ -38,14 +40,18 @@ class DiTSettings:
     Attributes:
         adapter: `dora` or `lora` train adapters; `full` trains every weight, and the text encoder with them.
         timesteps: which noise levels, and their weights.
+        noise: `plain`, or version 2's `shifted`, whose mean is another away from the object (`losses.shifted_noise`).
         caption_dropout: share of samples that see the empty prompt.
+        text_on_cpu: the frozen text encoder stays there; embeddings follow the latents.
         fold_padding: see `models.folded_text`; exact, and much faster for small models.
         validation_timesteps: at which t the held-out loss is measured.
     """
 
     adapter: AdapterKind = "dora"
     timesteps: Timesteps = field(default_factory=Timesteps)
+    noise: NoiseKind = "plain"
     caption_dropout: float = 0.1
+    text_on_cpu: bool = False
     fold_padding: bool = False
     validation_timesteps: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -79,8 +85,12 @@ class AlphaDiTModule(StageModule):
         scheduler: UniPCMultistepScheduler | None = None,
     ) -> None:
         super().__init__(optimiser)
-        self.transformer, self.text, self.codec = transformer, text, codec
+        self.transformer, self.codec = transformer, codec
         self.settings, self.seed = settings, seed
+        if settings.text_on_cpu:
+            object.__setattr__(self, "text", text)  # not a part of this module, so that nobody moves it
+        else:
+            self.text = text
         self.scheduler = scheduler or new_scheduler(1.0)
         self.levels = NoiseLevels()
         self.folding = fold_text(transformer) if settings.fold_padding else None
@@ -88,12 +98,14 @@ class AlphaDiTModule(StageModule):
             self.transformer.requires_grad_(True).train()
             self.text.requires_grad_(True).train()
 
+    text: TextEncoder
+
     # ----- a step -------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         z = self.latents(batch)
         draws = draw(self.seed, batch["index"], tuple(z.shape[1:]))
-        t, noise = self.settings.timesteps.sample(draws.u).to(z.device), draws.noise.to(z)
+        t, noise = self.settings.timesteps.sample(draws.u).to(z.device), self.noise(batch, draws.noise.to(z))
         prompts = self.prompts(batch, draws.drop < self.settings.caption_dropout)
         losses = self.losses(z, noise, t, prompts)
         loss = (self.settings.timesteps.weight(t) * losses).mean()
@@ -129,6 +141,20 @@ class AlphaDiTModule(StageModule):
             raise ValueError(f"the latents have {z.shape[1]} channels, this base's have {expected}: encode them again")
         return z.float()
 
+    def noise(self, batch: dict, plain: Tensor) -> Tensor:
+        """ε, or version 2's ε' = ε + (1 - G)·0.05."""
+        if self.settings.noise == "plain":
+            return plain
+        masks = batch.get("mask")
+        if masks is None:
+            if "alpha" not in batch:
+                raise ValueError(
+                    "model.noise=shifted needs the clips' alpha, which these latents were stored without: train from "
+                    "clips (model.variants=N encodes them once)"
+                )
+            masks = object_masks(batch["alpha"], spatial_stride(self.base), temporal_stride(self.base))
+        return plain + noise_shift(masks).to(plain)
+
     def prompts(self, batch: dict, dropped: Tensor | None = None) -> Prompts:
         """Embeddings of a batch's captions; where `dropped` is true, of the empty prompt."""
         gone = [False] * len(batch["key"]) if dropped is None else dropped.tolist()
@@ -143,14 +169,15 @@ class AlphaDiTModule(StageModule):
     def encode_prompts(self, captions: Sequence[str]) -> Prompts:
         """Embeddings of captions, padded as the transformer is to see them."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.adapter == "full"):
-            return self.text(captions, None if self.settings.fold_padding else MAX_TOKENS)
+            found = self.text(captions, None if self.settings.fold_padding else MAX_TOKENS)
+        return Prompts(found.embeddings.to(self.device).float(), found.lengths.to(self.device))
 
     # ----- validation ---------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
         """The held-out loss at fixed noise levels with fixed noise: (B, number of levels)."""
         z, prompts = self.latents(batch), self.prompts(batch)
-        noise = draw(VALIDATION_SEED, batch["index"], tuple(z.shape[1:])).noise.to(z)
+        noise = self.noise(batch, draw(VALIDATION_SEED, batch["index"], tuple(z.shape[1:])).noise.to(z))
         at = [self.losses(z, noise, t.expand(len(z)), prompts) for t in self._validation_t(z.device)]
         table = torch.stack(at, dim=1)
         for t, column in zip(self.settings.validation_timesteps, table.unbind(1), strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from diffusers import UniPCMultistepScheduler
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from transformers import AutoTokenizer
@@ -14,7 +15,7 @@ from ..models.adapters import load_adapters
 from ..models.alpha_vae import AdapterSpec, AlphaVAE
 from ..models.base import BaseError, load_vae, locate_base
 from ..models.codecs import AlphaCodec, Codec, ColourCodec
-from ..models.dit import load_scheduler, load_transformer, new_scheduler, new_transformer
+from ..models.dit import compile_blocks, load_scheduler, load_transformer, new_scheduler, new_transformer
 from ..models.text import TextEncoder, new_text_encoder
 from ..stages.dit import AlphaDiTModule, DiTSettings
 from .build_optim import optimiser
@@ -31,7 +32,9 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
     if source is None:
         transformer, text, scheduler = _fresh(config, model, codec)
     else:
-        transformer, text = load_transformer(source), TextEncoder.from_pretrained(source)
+        dtype = getattr(torch, model.frozen.dtype)
+        transformer = load_transformer(source, dtype, model.frozen.quantise)
+        text = TextEncoder.from_pretrained(source, dtype)
         scheduler = load_scheduler(source)
     if model.adapter.kind != "full":
         from ..models.dit_adapters import add_dit_adapters
@@ -39,9 +42,13 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
         add_dit_adapters(transformer, model.adapter.rank, model.adapter.alpha, model.adapter.kind)
     if config.trainer.activation_checkpointing:
         transformer.enable_gradient_checkpointing()
+    if model.frozen.compile:
+        compile_blocks(transformer)
     settings = DiTSettings(
+        text_on_cpu=model.frozen.text_on_cpu,
         adapter=model.adapter.kind,
         timesteps=Timesteps(**asdict(model.timesteps)),
+        noise=model.noise,
         caption_dropout=model.caption_dropout,
         fold_padding=model.fold_padding,
         validation_timesteps=tuple(model.validation_timesteps),
@@ -93,4 +100,5 @@ def build_latent_data(config: RunConfig, model: AlphaDiTConfig, module: AlphaDiT
         style=model.captions,
         directory=Path(config.run_dir),
         identity={"codec": module.codec.fingerprint()},
+        masked=model.noise == "shifted",
     )

@@ -202,6 +202,17 @@ class SamplesConfig:
 
 
 @dataclass
+class FrozenConfig:
+    """How the frozen transformer and text encoder are kept."""
+
+    __pydantic_config__ = STRICT
+    dtype: Literal["float32", "bfloat16"]
+    quantise: Literal["none", "fp8", "nf4"]  # of the transformer, on a GPU: torchao or bitsandbytes
+    compile: bool  # the transformer's blocks, on a GPU
+    text_on_cpu: bool  # for stored embeddings: the text encoder only makes the empty prompt and those of samples
+
+
+@dataclass
 class AlphaDiTConfig:
     """stage=dit: text to RGBA video."""
 
@@ -212,8 +223,10 @@ class AlphaDiTConfig:
     fresh: FreshDiTConfig | None  # null: the base's own transformer
     init_from: str | None  # a run of adapter.kind=full to go on from
     timesteps: TimestepsConfig
+    noise: Literal["plain", "shifted"]  # shifted: version 2, another mean away from the object
     caption_dropout: Share
     captions: Literal["plain", "varied"]
+    frozen: FrozenConfig
     fold_padding: bool  # text padding at the price of one token; exact; for small models
     variants: Natural  # encode so many samples of every clip before training; 0: encode every batch anew
     validation_timesteps: list[float]

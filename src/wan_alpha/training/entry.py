@@ -61,3 +61,5 @@ def check_dit(config: RunConfig, model: AlphaDiTConfig) -> None:
         raise ConfigError(f"model.validation_timesteps: {bad[0]} is not in (0, 1), where 0 is data and 1 noise")
     if model.variants and config.data.buckets:
         raise ConfigError("data.buckets needs model.variants=0: latents that are made once have one shape")
+    if full and (model.frozen.dtype != "float32" or model.frozen.quantise != "none" or model.frozen.text_on_cpu):
+        raise ConfigError("model.adapter.kind=full trains every weight: model.frozen must keep its defaults")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..evaluation.gallery import gallery, on_checkerboard
 from ..evaluation.panels import Frames, write_mp4
+from ..losses.shifted_noise import chosen_masks, noise_shift
 from ..models.sampling import sample_latents
 from ..stages.dit import AlphaDiTModule
 from .config import CallbacksConfig, DataConfig, SamplesConfig
@@ -77,6 +78,12 @@ def generate(module: AlphaDiTModule, samples: SamplesConfig, data: DataConfig) -
     shape = module.codec.latent_shape(data.num_frames, data.size[0], data.size[1])
     seeds = range(samples.seed, samples.seed + len(samples.prompts))
     with module.sampling(samples.prompts) as model:
-        arguments: dict[str, Any] = {"steps": samples.steps, "guidance": samples.guidance, "device": module.device}
-        z = sample_latents(model, module.scheduler, shape, list(seeds), **arguments)
+        shift = noise_shift(chosen_masks(shape[1:])) if module.settings.noise == "shifted" else None
+        arguments: dict[str, Any] = {
+            "noise": shift,
+            "steps": samples.steps,
+            "guidance": samples.guidance,
+            "device": module.device,
+        }
+        z = sample_latents(model, module.scheduler, shape, list(seeds), device=module.device, **arguments)
     return module.codec.decode(z)

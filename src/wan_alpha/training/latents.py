@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from ..data.dataset import ClipDataset, collate
 from ..data.order import locate
 from ..data.rewording import TRANSPARENT, Rewording, vary_caption
+from ..losses.shifted_noise import object_masks
+from ..models.base import spatial_stride, temporal_stride
 from ..models.codecs import AlphaCodec, Codec
 from ..rendering import COLOUR_NAMES, COLOURS
 from .config import DataConfig
@@ -33,26 +35,44 @@ ENCODE_BATCH = 8
 
 
 class Bank(NamedTuple):
-    """Encoded samples: latents float16 (M, z, T', h, w), and of each its caption, key, and background's name."""
+    """Encoded samples: latents float16 (M, z, T', h, w), and of each its caption, key, and background's name.
+
+    masks: G of version 2's shifted noise, float16 (M, T', h, w), or (0,) where it is not wanted.
+    """
 
     latents: Tensor
+    masks: Tensor
     captions: list[str]
     keys: list[str]
     grounds: list[str]
 
 
+TENSORS, LISTS = Bank._fields[:2], Bank._fields[2:]
+
+
 @torch.no_grad()
-def encode_bank(dataset: ClipDataset, codec: Codec, count: int, title: str, device: torch.device | str = "cpu") -> Bank:
-    """Encode samples 0 ... count - 1 of `dataset`."""
-    latents, captions, keys, grounds = [], [], [], []
+def encode_bank(
+    dataset: ClipDataset,
+    codec: Codec,
+    count: int,
+    title: str,
+    device: torch.device | str = "cpu",
+    masked: bool = False,
+) -> Bank:
+    """Encode samples 0 ... count - 1 of `dataset`, with masks if `masked`."""
+    strides = spatial_stride(codec.vae), temporal_stride(codec.vae)
+    latents, masks, captions, keys, grounds = [], [torch.zeros(0)], [], [], []
     for first in track(range(0, count, ENCODE_BATCH), description=title):
         batch: Any = collate([dataset[n] for n in range(first, min(first + ENCODE_BATCH, count))])
         moved = {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
         latents.append(codec.encode(moved).half().cpu())
+        if masked:
+            masks.append(object_masks(batch["alpha"], *strides))
         captions += batch["caption"]
         keys += batch["key"]
         grounds += [ground_name(codec, colour) for colour in batch["background"]]
-    return Bank(torch.cat(latents).contiguous(), captions, keys, grounds)
+    every = torch.cat(masks[1:]) if masked else masks[0]
+    return Bank(torch.cat(latents).contiguous(), every.half().contiguous(), captions, keys, grounds)
 
 
 def ground_name(codec: Codec, colour: Tensor) -> str:
@@ -73,12 +93,13 @@ def load_or_encode(file: Path, key: str, encode: Any) -> Bank:
         with safe_open(file, framework="pt") as handle:
             header = handle.metadata() or {}
             if header.get("key") == key:
-                return Bank(handle.get_tensor("latents"), *(json.loads(header[n]) for n in Bank._fields[1:]))
+                tensors = (handle.get_tensor(name) for name in TENSORS)
+                return Bank(*tensors, *(json.loads(header[name]) for name in LISTS))
     bank = encode()
     file.parent.mkdir(parents=True, exist_ok=True)
-    header = {"key": key} | {name: json.dumps(getattr(bank, name)) for name in Bank._fields[1:]}
+    header = {"key": key} | {name: json.dumps(getattr(bank, name)) for name in LISTS}
     partial = file.with_suffix(".tmp")
-    save_file({"latents": bank.latents}, partial, metadata=header)
+    save_file({name: getattr(bank, name) for name in TENSORS}, partial, metadata=header)
     os.replace(partial, file)
     return bank
 
@@ -101,7 +122,8 @@ class LatentDataset(Dataset[dict[str, Any]]):
         if self.style == "varied" and self.shuffle:
             rng = np.random.default_rng((self.seed, n, _CAPTION_STREAM))
             caption = vary_caption(caption, self.bank.grounds[place], rng)
-        return {
+        mask = {"mask": self.bank.masks[place].float()} if len(self.bank.masks) else {}
+        return mask | {
             "latent": self.bank.latents[place].float(),
             "caption": caption,
             "key": self.bank.keys[place],
@@ -112,7 +134,8 @@ class LatentDataset(Dataset[dict[str, Any]]):
 
 def collate_latents(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack samples into a batch."""
-    return {
+    mask = {"mask": torch.stack([s["mask"] for s in samples])} if "mask" in samples[0] else {}
+    return mask | {
         "latent": torch.stack([s["latent"] for s in samples]),
         "index": torch.tensor([s["index"] for s in samples]),
         **{name: [s[name] for s in samples] for name in ("caption", "key", "problem")},
@@ -129,6 +152,7 @@ class LatentDataModule(ClipDataModule):
         style: of the captions.
         directory: where the banks lie, so that a continued run need not encode again.
         identity: what the latents depend on besides the data: base and adapters.
+        masked: also store the masks of version 2's shifted noise.
     """
 
     def __init__(
@@ -141,10 +165,11 @@ class LatentDataModule(ClipDataModule):
         style: Rewording,
         directory: Path,
         identity: dict[str, Any],
+        masked: bool = False,
     ) -> None:
         super().__init__(config, seed, accumulate)
         self.codec, self.variants, self.style = codec, variants, style
-        self.directory, self.identity = directory, identity
+        self.directory, self.identity, self.masked = directory, identity, masked
         self.banks: dict[str, Bank] = {}
 
     def bank(self, split: str) -> Bank:
@@ -155,6 +180,7 @@ class LatentDataModule(ClipDataModule):
             c = self.config
             key = bank_key(
                 self.identity
+                | ({"masked": True} if self.masked else {})
                 | {"data": source.manifest_hash, "count": count, "seed": self.seed, "frames": c.num_frames}
                 | {"size": c.size, "stride": c.frame_stride, "zoom": c.zoom, "stills": c.stills, "flip": c.flip}
             )
@@ -165,7 +191,7 @@ class LatentDataModule(ClipDataModule):
             self.banks[split] = load_or_encode(
                 self.directory / f"latents-{split}.safetensors",
                 key,
-                lambda: encode_bank(dataset, self.codec, count, title, device),
+                lambda: encode_bank(dataset, self.codec, count, title, device, self.masked),
             )
         return self.banks[split]
 
