@@ -63,3 +63,5 @@ def check_dit(config: RunConfig, model: AlphaDiTConfig) -> None:
         raise ConfigError("data.buckets needs model.variants=0: latents that are made once have one shape")
     if full and (model.frozen.dtype != "float32" or model.frozen.quantise != "none" or model.frozen.text_on_cpu):
         raise ConfigError("model.adapter.kind=full trains every weight: model.frozen must keep its defaults")
+    if model.frozen.dtype != "float32" and config.trainer.precision == "32-true":
+        raise ConfigError("model.frozen.dtype=bfloat16 needs trainer.precision=bf16-mixed, not 32-true")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -77,13 +76,9 @@ def generate(module: AlphaDiTModule, samples: SamplesConfig, data: DataConfig) -
     """rgb (B, 3, T, H, W) and alpha (B, 1, T, H, W) of all prompts, sample n with seed `seed + n`."""
     shape = module.codec.latent_shape(data.num_frames, data.size[0], data.size[1])
     seeds = range(samples.seed, samples.seed + len(samples.prompts))
+    shift = noise_shift(chosen_masks(shape[1:])) if module.settings.noise == "shifted" else None
     with module.sampling(samples.prompts) as model:
-        shift = noise_shift(chosen_masks(shape[1:])) if module.settings.noise == "shifted" else None
-        arguments: dict[str, Any] = {
-            "noise": shift,
-            "steps": samples.steps,
-            "guidance": samples.guidance,
-            "device": module.device,
-        }
-        z = sample_latents(model, module.scheduler, shape, list(seeds), device=module.device, **arguments)
+        z = sample_latents(
+            model, module.scheduler, shape, list(seeds), samples.steps, samples.guidance, shift, module.device
+        )
     return module.codec.decode(z)
