@@ -55,11 +55,15 @@ def export_base(
 
 
 def _name_portably(directory: Path) -> None:
-    """transformers 5 names a tokenizer's class in a way that transformers 4 does not know; both know this one."""
-    name = "PreTrainedTokenizerFast"
+    """No paths of this machine; and a tokenizer class that transformers 4 knows as well as 5."""
+    for file in directory.glob("*/config.json"):
+        _rewrite(file, {k: v for k, v in json.loads(file.read_text()).items() if k != "_name_or_path"})
     config, index = directory / "tokenizer" / "tokenizer_config.json", directory / "model_index.json"
-    if config.exists() and json.loads(config.read_text()).get("tokenizer_class") == "TokenizersBackend":
-        config.write_text(json.dumps(json.loads(config.read_text()) | {"tokenizer_class": name}, indent=2) + "\n")
-        index.write_text(
-            json.dumps(json.loads(index.read_text()) | {"tokenizer": ["transformers", name]}, indent=2) + "\n"
-        )
+    name, content = "PreTrainedTokenizerFast", json.loads(config.read_text()) if config.exists() else {}
+    if content.get("tokenizer_class") == "TokenizersBackend":
+        _rewrite(config, content | {"tokenizer_class": name})
+        _rewrite(index, json.loads(index.read_text()) | {"tokenizer": ["transformers", name]})
+
+
+def _rewrite(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n")
