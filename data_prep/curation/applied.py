@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +45,24 @@ def curated(root: Path) -> Decisions:
     Raises:
         DataError: its curation.jsonl cannot be read.
     """
-    file = root / VERDICTS
     dropped: dict[str, str] = {}
     edits: dict[str, dict[str, Any]] = {}
+    for verdict in _verdicts(root):
+        if not verdict["keep"]:
+            dropped[verdict["key"]] = f"curation: {'; '.join(verdict['reasons'])}"
+        if "split" in verdict:
+            edits[verdict["key"]] = {"split": verdict["split"]}
+    return Decisions(dropped, edits)
+
+
+def _verdicts(root: Path) -> Iterator[dict[str, Any]]:
+    """The lines of curation.jsonl, if there is one."""
+    file = root / VERDICTS
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.exists() else [], 1):
         try:
             verdict = json.loads(line)
-            key = verdict["key"]
-            if not verdict["keep"]:
-                dropped[key] = f"curation: {'; '.join(verdict['reasons'])}"
-            if "split" in verdict:
-                edits[key] = {"split": verdict["split"]}
+            if not isinstance(verdict["key"], str) or (not verdict["keep"] and not verdict["reasons"]):
+                raise ValueError(line)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{file}:{number}: not a verdict ({error!r}); run data_prep.curate again") from error
-    return Decisions(dropped, edits)
+        yield verdict

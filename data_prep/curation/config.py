@@ -36,7 +36,7 @@ class Limits:
 
 @dataclass
 class Thresholds:
-    """One pair of limits for each of `data_prep.measures.clip.MEASURES`."""
+    """One pair of limits for each of `data_prep.measures.names.MEASURES`."""
 
     __pydantic_config__ = STRICT
     change: Limits

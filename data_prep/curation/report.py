@@ -18,7 +18,7 @@ from data_prep.curation.config import Limits, Thresholds
 from data_prep.curation.decide import Outcome
 from data_prep.curation.duplicates import Pair
 from data_prep.curation.verdicts import Rule, Verdict, kind_of
-from data_prep.measures.clip import MEASURES
+from data_prep.measures.names import MEASURES
 
 HISTOGRAMS = "histograms.png"
 COLUMNS = 4

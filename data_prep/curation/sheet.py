@@ -11,7 +11,7 @@ from typing import Any
 
 from data_prep.curation.collect import THUMBNAILS
 from data_prep.curation.config import SheetConfig
-from data_prep.measures.clip import MEASURES
+from data_prep.measures.names import MEASURES
 
 SHEET = "contact_sheet.html"
 TEMPLATE = Path(__file__).with_name("sheet.html")

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from data_prep.curation.collect import Item, Seen
 from data_prep.curation.verdicts import Verdict
 from data_prep.measures import LabelLimits, measured_labels
-from data_prep.measures.clip import MEASURES
+from data_prep.measures.names import MEASURES
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.media import Pair
 

@@ -9,7 +9,7 @@ from typing import Literal
 from data_prep.curation.collect import Item, Seen
 from data_prep.curation.config import DuplicatesConfig, Limits, Thresholds
 from data_prep.curation.duplicates import Pair, near_duplicates
-from data_prep.measures.clip import MEASURES
+from data_prep.measures.names import MEASURES
 
 Straddle = Literal["drop_train", "move_train"]
 UNREADABLE = "cannot be read"

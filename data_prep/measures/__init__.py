@@ -6,6 +6,7 @@
 """
 
 from data_prep.measures.labels import LabelLimits, measured_labels
+from data_prep.measures.names import MEASURES
 from data_prep.measures.outline import Measures, measure
 
-__all__ = ["LabelLimits", "Measures", "measure", "measured_labels"]
+__all__ = ["MEASURES", "LabelLimits", "Measures", "measure", "measured_labels"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LabelLimits:
-    """From where a label applies; units as in `data_prep.measures.clip.MEASURES`.
+    """From where a label applies; units as in `data_prep.measures.names.MEASURES`.
 
     Attributes:
         slow: clips with less flow are slow.

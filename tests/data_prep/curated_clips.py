@@ -67,7 +67,7 @@ def write_folder(root: Path, clips: dict[str, Frames], val: tuple[str, ...] = ()
 
 def settings(*overrides: str) -> CurateConfig:
     """What `python -m data_prep.curate ARGUMENTS` gets to see; no threshold, and no processes, unless given."""
-    from data_prep.measures.clip import MEASURES
+    from data_prep.measures.names import MEASURES
 
     free = [f"thresholds.{name}.{end}=null" for name in MEASURES for end in ("min", "max")]
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

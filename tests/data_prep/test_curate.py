@@ -19,17 +19,20 @@ from curated_clips import ROOT, blobs, decided, settings, write_folder
 from PIL import Image
 
 from data_prep import shard
+from data_prep.captioner import Captioner, curated_measures
 from data_prep.curate import curate
 from data_prep.curation.applied import curated, write_verdicts
 from data_prep.curation.config import CurateConfig, LabelsConfig, Thresholds
 from data_prep.curation.decide import decide
 from data_prep.curation.report import rule_table
-from data_prep.curation.table import read_measures
+from data_prep.curation.table import read_measures, write_table
 from data_prep.curation.verdicts import Rule
+from data_prep.journal import Journal
 from data_prep.measures import LabelLimits
-from data_prep.measures.clip import MEASURES
+from data_prep.measures.names import MEASURES
 from wan_alpha.command import ConfigError, valid_keys
 from wan_alpha.data.errors import DataError
+from wan_alpha.data.folders import FolderSource
 from wan_alpha.data.resize import Frames
 
 
@@ -108,6 +111,19 @@ def test_a_clip_that_was_moved_is_packed_where_it_went(tmp_path: Path) -> None:
     assert curated(root).edits == {"seen": {"split": "val"}}
     manifest = shard.shard(shard.Options(root, tmp_path / "shards", workers=0))
     assert manifest["samples"] == {"train": 1, "val": 2}
+
+
+def test_what_was_measured_becomes_labels_of_captions(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", {"still": np.repeat(blobs(1)[:1], 9, axis=0), "clip": blobs(2)})
+    outcome = decide(settings(f"root={root}", "duplicates.hash_distance=null"))
+    write_table(outcome.rows, outcome.out)
+    source = FolderSource(root, "all")
+    measures = curated_measures(root)
+    captioner = Captioner(None, source, None, Journal(root), None, measures)  # type: ignore[arg-type]
+    labels = {clip.key: captioner._measure(clip) for clip in source.clips}
+    assert labels["still"]["speed"] == "slow"
+    assert labels["clip"].keys() == {"speed", "quality"}
+    assert measures["still"]["flow"] == 0
 
 
 def test_verdicts_that_are_no_verdicts_are_named(tmp_path: Path) -> None:

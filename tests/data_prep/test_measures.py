@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from data_prep.measures import LabelLimits, measured_labels
-from data_prep.measures.clip import MEASURES, measure_clip, sample_frames
+from data_prep.measures.clip import measure_clip, sample_frames
+from data_prep.measures.names import MEASURES
 from wan_alpha.data.resize import Frames
 
 SIDE = 48
