@@ -83,6 +83,8 @@ class ClipDataModule(pl.LightningDataModule):
         accumulate: batches per optimiser step.
     """
 
+    start_method = "spawn"  # of workers: a fork would copy the threads' locks of CUDA and of the network
+
     def __init__(self, config: DataConfig, seed: int, accumulate: int = 1) -> None:
         super().__init__()
         self.config, self.seed, self.accumulate = config, seed, accumulate
@@ -120,7 +122,7 @@ class ClipDataModule(pl.LightningDataModule):
             num_workers=workers,
             persistent_workers=False,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
-            multiprocessing_context="spawn" if workers else None,
+            multiprocessing_context=self.start_method if workers else None,
             **options,
         )
 
@@ -131,7 +133,11 @@ class ClipDataModule(pl.LightningDataModule):
     def train_loader(self, first: int) -> DataLoader:
         """This rank's batches from global batch number `first` on, without end."""
         assert self.trainer is not None
-        sampler = self.sampler(first, self.trainer.global_rank, self.trainer.world_size)
+        return self.rank_loader(first, self.trainer.global_rank, self.trainer.world_size)
+
+    def rank_loader(self, first: int, rank: int = 0, world_size: int = 1) -> DataLoader:
+        """The batches of one of `world_size` ranks from global batch number `first` on, without end."""
+        sampler = self.sampler(first, rank, world_size)
         return self._loader(self.dataset(self.train_source, augment=True), batch_sampler=sampler)
 
     def sampler(self, first: int, rank: int, world_size: int) -> Sampler[list[int]]:

@@ -1,0 +1,217 @@
+"""What the stream costs beside bare decoding, and how long it takes until the first batch arrives.
+
+    python -m benchmarks.stream
+
+Overhead: the same frames of the same files of assets/fluent-sample, decoded bare (read the bytes, decode, nothing else)
+and as batches of the stream (order, read by offset, checksum, decode, augment, resize, tensors, collate), in turns in
+one process; CPU seconds, so that other work of the machine does not count.  The resize to the sample's size is work
+that any loader does, so the table also shows bare decoding followed by it.
+
+Arrival: seconds of wall time from opening a source until its first batch, from a folder and over HTTP, for both ways to
+fetch, with an empty and a full cache, with and without 20 ms of latency before each answer; and until a whole epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.range_server import RangeServer
+from benchmarks.resume import ROOT, Forked, data_config
+from wan_alpha.data.dataset import ClipDataset, draw_stride, frame_window
+from wan_alpha.data.media import read_frames
+from wan_alpha.data.resize import resize_rgba
+from wan_alpha.data.shards import ShardSource
+from wan_alpha.data.tars import walk_tar
+
+SAMPLE = ROOT / "assets" / "fluent-sample"
+RESULTS = Path(__file__).parent / "results"
+
+
+def files_apart(folder: Path) -> list[Path]:
+    """The training clips of the sample as single files, in the order of the source."""
+    files = []
+    for shard in sorted(SAMPLE.glob("train-*.tar")):
+        with shard.open("rb") as tar:
+            for key, member, _ in walk_tar(tar, shard.name, shard.stat().st_size)[0]:
+                tar.seek(member.offset)
+                files.append(folder / f"{key}{member.ext}")
+                files[-1].write_bytes(tar.read(member.size))
+    return files
+
+
+def bare_loop(dataset: ClipDataset, files: list[Path], numbers: range, resize: bool) -> Callable[[], None]:
+    """Decode what the samples `numbers` are made of, from single files."""
+    wanted = []
+    for n in numbers:
+        clip, draws, shape = dataset.order.locate(n)[1], dataset._draw(n), dataset.shape(n)
+        available = dataset.source.clips[clip].num_frames
+        stride = draw_stride(dataset.strides, available, shape.num_frames, draws.stride)
+        positions = frame_window(available, shape.num_frames, stride, draws.start)
+        assert (positions[1:] - positions[:-1] == stride).all()
+        wanted.append((files[clip], int(positions[0]), len(positions), stride, shape.size))
+
+    def run() -> None:
+        for file, start, count, stride, size in wanted:
+            frames = read_frames(file, None, start, count, stride)
+            if resize:
+                resize_rgba(frames, size)
+
+    return run
+
+
+def cpu_seconds(run: Callable[[], object]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def overhead(size: int, frames: int, clips: int, repeats: int) -> dict[str, Any]:
+    """CPU seconds per clip of the three loops, and the stream's ratio to bare decoding in each repetition."""
+    settings = {"size": [size, size], "num_frames": frames, "batch_size": 4, "num_workers": 0, "root": str(SAMPLE)}
+    module = Forked(data_config({"kind": "shards"} | settings), seed=0)
+    dataset = module._dataset(module.train_source, augment=True)
+    with tempfile.TemporaryDirectory() as folder:
+        files, numbers = files_apart(Path(folder)), range(clips)
+        loops = {
+            "bare": bare_loop(dataset, files, numbers, resize=False),
+            "bare and resize": bare_loop(dataset, files, numbers, resize=True),
+            "stream": lambda: list(islice(module.rank_loader(0), clips // 4)),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in loops}
+        for turn in range(repeats + 1):
+            names = list(loops) if turn % 2 else list(loops)[::-1]
+            for name in names:
+                taken = cpu_seconds(loops[name])
+                if turn:  # the first turn warms up
+                    seconds[name].append(taken)
+    ratios = [s / b for s, b in zip(seconds["stream"], seconds["bare"], strict=True)]
+    resized = [s / b for s, b in zip(seconds["stream"], seconds["bare and resize"], strict=True)]
+    return {
+        "size": size,
+        "frames": frames,
+        "clips": clips,
+        "clips_per_second_per_core": {name: clips / statistics.median(values) for name, values in seconds.items()},
+        "stream_to_bare": {"median": statistics.median(ratios), "each": ratios},
+        "stream_to_bare_and_resize": {"median": statistics.median(resized), "each": resized},
+        "cpu_seconds": seconds,
+    }
+
+
+def indexed_copy(folder: Path, copies: int) -> Path:
+    """The sample's training shard, several times over, with an index as data_prep.shard writes it."""
+    shard = SAMPLE / "train-000000.tar"
+    with shard.open("rb") as tar:
+        rows = walk_tar(tar, shard.name, shard.stat().st_size)[0]
+    entries, lines = [], []
+    for copy in range(copies):
+        name = f"train-{copy:06d}.tar"
+        # Zeros may follow a tar; without them equal shards would be one entry of the cache.
+        data = shard.read_bytes() + bytes(512 * copy)
+        (folder / name).write_bytes(data)
+        digest = hashlib.sha256(data).hexdigest()
+        entries.append({"name": name, "sha256": digest, "bytes": len(data), "samples": len(rows)})
+        for key, member, meta in rows:
+            place = member._replace(shard=name)._asdict()
+            lines.append(json.dumps({"key": f"{key}-{copy}", "split": "train", "meta": dict(meta)} | place))
+    index = ("\n".join(lines) + "\n").encode()
+    (folder / "index.jsonl").write_bytes(index)
+    entry = {"name": "index.jsonl", "sha256": hashlib.sha256(index).hexdigest(), "bytes": len(index)}
+    (folder / "shards.json").write_text(json.dumps({"schema_version": 1, "shards": entries, "index": entry}))
+    return folder
+
+
+def arrival(url: str, fetch: str, cache: Path, batches: int) -> tuple[float, float]:
+    """Seconds until the first batch of four clips, and until `batches` of them, since the source began to open."""
+    from wan_alpha.data.dataset import collate
+    from wan_alpha.data.stores import open_store
+
+    start = time.perf_counter()
+    source = ShardSource(url, "train", store=open_store(url, cache, 10.0, fetch))  # type: ignore[arg-type]
+    dataset = ClipDataset(source, 5, 64)
+    first = 0.0
+    for batch in range(batches):
+        collate([dataset[n] for n in range(4 * batch, 4 * batch + 4)])
+        first = first or time.perf_counter() - start
+    return first, time.perf_counter() - start
+
+
+def arrivals(copies: int, batches: int, repeats: int) -> list[dict[str, Any]]:
+    """The table of arrival times; the best of `repeats`, for other work of the machine only adds."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        root = indexed_copy(Path(folder), copies)
+        for latency in (0.0, 0.02):
+            with RangeServer(root, latency) as server:
+                places = [("folder", str(root), "clips")] if not latency else []
+                places += [("http", server.url, "clips"), ("http", server.url, "shards")]
+                for kind, url, fetch in places:
+                    rows += _arrival_rows(kind, url, fetch, server, latency, batches, repeats)
+    return rows
+
+
+def _arrival_rows(
+    kind: str, url: str, fetch: str, server: RangeServer, latency: float, batches: int, repeats: int
+) -> list[dict[str, Any]]:
+    found: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as cache:
+            sent = server.bytes_sent
+            for state in ("empty", "full") if kind == "http" else ("none",):
+                found.setdefault(state, []).append(arrival(url, fetch, Path(cache), batches))
+            sent = server.bytes_sent - sent
+    return [
+        {
+            "from": kind,
+            "latency_ms": 1000 * latency,
+            "fetch": fetch if kind == "http" else None,
+            "cache": state,
+            "first_batch_seconds": round(min(first for first, _ in times), 3),
+            f"{batches}_batches_seconds": round(min(last for _, last in times), 3),
+            "megabytes_sent": round(sent / 1e6, 1) if state == "empty" else 0.0,
+        }
+        for state, times in found.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--copies", type=int, default=4, help="shards of 15 MB in the arrival measurement")
+    parser.add_argument("--batches", type=int, default=12)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    report = {
+        "command": "python -m benchmarks.stream",
+        "settings": vars(args),
+        "commit": commit,
+        "machine": {"cores": os.cpu_count(), "load": os.getloadavg()[0], "torch": torch.__version__},
+        "overhead": [overhead(size, frames, args.clips, args.repeats) for size, frames in ((64, 5), (256, 17))],
+        "arrival": arrivals(args.copies, args.batches, max(2, args.repeats // 2)),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "stream.json").write_text(json.dumps(report, indent=2) + "\n")
+    for row in report["overhead"]:
+        ratio = row["stream_to_bare"]["median"], row["stream_to_bare_and_resize"]["median"]
+        print(f"{row['frames']}x{row['size']}: stream/bare {ratio[0]:.3f}, stream/(bare and resize) {ratio[1]:.3f}")
+        print("  clips per second and core:", {k: round(v, 1) for k, v in row["clips_per_second_per_core"].items()})
+    for row in report["arrival"]:
+        print(row)
+
+
+if __name__ == "__main__":
+    main()
