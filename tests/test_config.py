@@ -20,7 +20,7 @@ from wan_alpha.command import ConfigError, valid_keys
 from wan_alpha.training import run
 from wan_alpha.training.config import AlphaDiTConfig, RunConfig
 from wan_alpha.training.entry import checked
-from wan_alpha.training.identity import is_free, register_resolver
+from wan_alpha.training.identity import differing_keys, is_free, register_resolver
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -170,6 +170,33 @@ def test_automatic_precision_follows_the_processor(
     assert run.resolve_precision(trainer) == "32-true"
 
 
+SOURCES = "data.sources=[{root:A,weight:2},{root:'s3://bucket/b'}]"
+
+
+def test_several_sources_take_the_place_of_a_root() -> None:
+    config, tree = checked(compose("data=shards", SOURCES))
+    assert config.data.root is None
+    assert [(s.root, s.weight) for s in config.data.sources or ()] == [("A", 2.0), ("s3://bucket/b", 1.0)]
+    assert tree["data"]["root"] is None
+    one = checked(compose("data=shards", "data.sources=[{root:A}]"))[0].run_dir
+    assert one != config.run_dir
+    for overrides in (["data=shards", SOURCES, "data.root=C"], ["data=sample", "data.root=null"]):
+        with pytest.raises(ConfigError, match=r"give data.root \(one set\) or data.sources \(several\), not both"):
+            checked(compose(*overrides))
+
+
+def test_the_place_of_the_bytes_is_no_part_of_a_run_and_what_is_cut_from_them_is() -> None:
+    def tree(*overrides: str) -> dict[str, Any]:
+        return checked(compose(*overrides))[1]
+
+    places = ["data.cache_dir=/elsewhere", "data.cache_gb=1", "data.fetch=shards"]
+    assert not differing_keys(tree(), tree(*places, "data.root=s3://bucket/copy"))
+    assert checked(compose(*places))[0].run_dir == checked(compose())[0].run_dir
+    buckets = differing_keys(tree(), tree("data.buckets=[{num_frames:5,size:[64,64]},{num_frames:1,size:[64,64]}]"))
+    assert [difference.split(":")[0] for difference in buckets] == ["data.buckets"]
+    assert differing_keys(tree(), tree("data.frame_stride=[1,2]")) == ["data.frame_stride: 1 -> [1, 2]"]
+
+
 def test_keys_that_are_free_on_resume_exist() -> None:
     from wan_alpha.training.identity import FREE
 
@@ -187,6 +214,12 @@ def test_keys_that_are_free_on_resume_exist() -> None:
         ("data.max_corrupt_share=2", "data.max_corrupt_share=2: input should be less than or equal to 1"),
         ("data.size=[16]", r"data.size=\[16\]: list should have at least 2 items"),
         ("data.size=[0,16]", "data.size.0=0: input should be greater than or equal to 1"),
+        ("data.frame_stride=[2,1]", r"data.frame_stride=\[2, 1\]: the smaller number comes first"),
+        ("data.buckets=[{num_frames:5}]", "data.buckets.0.size has no value"),
+        ("data.buckets=[]", r"data.buckets=\[\]: list should have at least 1 item"),
+        ("data.sources=[{root:A,wieght:1}]", "data.sources.0.wieght: no such key.* Did you mean data.sources.weight"),
+        ("data.sources=[{root:A,weight:0}]", "data.sources.0.weight=0: input should be greater than 0"),
+        ("data.cache_gb=0", "data.cache_gb=0: input should be greater than 0"),
         ("data.zoom=[0.5,1]", "data.zoom.0=0.5: input should be greater than or equal to 1"),
         ("model.merge.init=zero", "model.merge.init='zero': input should be 'base' or 'random'"),
         ("loss.render=hard", "loss.render='hard': input should be 'none', 'soft' or 'soft_hard'"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
+import threading
 from itertools import islice
 from pathlib import Path
 
@@ -11,11 +13,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rgba_media import disc, write_shards
+from rgba_media import animated, disc, prores, vp9, write_shards
 from torch.utils.data import DataLoader
 
-from wan_alpha.data.dataset import ClipDataset, Sample, collate, frame_window
+from wan_alpha.data.buckets import Bucket
+from wan_alpha.data.dataset import ClipDataset, Sample, collate, draw_stride, frame_window
 from wan_alpha.data.errors import DataError, MediaError
+from wan_alpha.data.media import read_frames, write_ffv1
 from wan_alpha.data.order import GlobalOrderSampler, locate
 from wan_alpha.data.resize import Frames
 from wan_alpha.data.shards import ShardSource
@@ -173,6 +177,77 @@ def test_frame_stride_takes_every_so_manyth() -> None:
     np.testing.assert_allclose(alpha, clip[::4, ..., 3] / np.float32(255), atol=1e-6)
 
 
+@given(
+    low=st.integers(1, 4),
+    more=st.integers(0, 4),
+    available=st.integers(1, 60),
+    count=st.integers(1, 20),
+    draw=st.floats(0, 1, exclude_max=True),
+)
+def test_strides_stay_in_their_range_and_within_the_clip(
+    low: int, more: int, available: int, count: int, draw: float
+) -> None:
+    stride = draw_stride((low, low + more), available, count, draw)
+    assert low <= stride <= low + more
+    assert stride == low or (count - 1) * stride < available
+
+
+def test_a_range_of_strides_is_drawn_per_sample() -> None:
+    clip = disc(13)
+    dataset = ClipDataset(MemorySource([clip]), 4, (32, 40), seed=2, frame_stride=(1, 3))
+    found = set()
+    for n in range(40):
+        alpha = dataset[n]["alpha"][0].numpy()
+        steps = [t for t in (1, 2, 3) for s in range(13 - 3 * t) for side in (clip, clip[:, :, ::-1])
+                 if np.allclose(side[s : s + 3 * t + 1 : t, ..., 3] / np.float32(255), alpha, atol=1e-6)]  # fmt: skip
+        found.add(steps[0])
+    assert found == {1, 2, 3}
+    fixed, ranged = (ClipDataset(MemorySource([clip]), 4, 16, seed=2, frame_stride=s) for s in (1, (1, 1)))
+    assert all(equal(fixed[n], ranged[n]) for n in range(8))
+
+
+def test_clips_get_the_shape_of_their_bucket_also_in_place_of_another() -> None:
+    clips = [disc(9, seed=0), disc(5, seed=1), disc(1, seed=2)]
+    buckets, labels = [Bucket(9, (16, 24)), Bucket(5, (8, 8))], np.array([0, 1, 0])
+    shapes = {}
+    for broken in (frozenset[int](), frozenset({0})):
+        dataset = ClipDataset(MemorySource(clips, broken), 3, 12, seed=4, buckets=buckets, labels=labels)
+        for n in range(3):
+            index, shape = locate(n, 3, 4)[1], tuple(dataset[n]["rgb"].shape[1:])
+            assert shape == (buckets[labels[index]].num_frames, *buckets[labels[index]].size)
+            assert shapes.setdefault(index, shape) == shape
+            assert bool(dataset[n]["problem"]) == (index in broken)
+    whole = ClipDataset(MemorySource(clips), 3, 12, augment=False, buckets=buckets, labels=labels)
+    assert whole[0]["rgb"].shape == (3, 3, 12, 12)  # validation keeps its own
+
+
+@pytest.mark.parametrize("kind", ["ffv1", "vp9", "prores", "webp"])
+def test_decoding_starts_no_threads(kind: str) -> None:
+    frames = disc(12, 64, 64)
+    media = io.BytesIO()
+    if kind == "ffv1":
+        write_ffv1(frames, 24, media)
+    else:
+        media.write({"vp9": vp9, "prores": prores, "webp": lambda f: animated(f, "WEBP")}[kind](frames))
+    ext = {"ffv1": ".mkv", "vp9": ".webm", "prores": ".mov", "webp": ".webp"}[kind]
+    most, done = [0], threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            most[0] = max(most[0], len(list(Path("/proc/self/task").iterdir())))
+
+    before = len(list(Path("/proc/self/task").iterdir()))
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    while most[0] == 0:
+        pass
+    for _ in range(5):
+        read_frames(media.getvalue(), ext, 0, 12)
+    done.set()
+    watcher.join()
+    assert most[0] == before + 1
+
+
 def test_unreadable_clip_is_replaced_by_the_next_of_the_order_and_named() -> None:
     clips = [disc(seed=s) for s in range(6)]
     order = [locate(n, 6, 0)[1] for n in range(12)]
@@ -217,7 +292,9 @@ def test_damaged_member_of_a_shard_is_replaced_and_named(tmp_path: Path) -> None
 
 def test_arguments_are_checked() -> None:
     source = MemorySource([disc()])
-    for arguments in ({"num_frames": 0, "size": 8}, {"num_frames": 1, "size": 0}):
+    for arguments in ({"num_frames": 0, "size": 8}, {"num_frames": 1, "size": 0}, {
+        "num_frames": 1, "size": 8, "frame_stride": (3, 2)
+    }):  # fmt: skip
         with pytest.raises(ValueError, match="of at least 1"):
             ClipDataset(source, **arguments)
     with pytest.raises(ValueError, match="1 <= low <= high, got"):

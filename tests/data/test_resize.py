@@ -27,6 +27,15 @@ def test_no_fringe_whatever_colour_is_hidden_under_alpha_zero(hidden: int) -> No
     assert (rgba[:, :3].permute(0, 2, 3, 1)[~visible] == 0).all()
 
 
+def test_windows_and_mirrored_views_are_what_they_show_and_stay_as_they_were() -> None:
+    frames = np.random.default_rng(0).integers(256, size=(2, 30, 40, 4), dtype=np.uint8)
+    for view in (frames[:, 3:20, 5:30], frames[:, 3:20, 5:30][:, :, ::-1], frames[:, ::-1], frames[:, :, ::2]):
+        before = view.copy()
+        for size in ((8, 8), view.shape[1:3]):
+            assert torch.equal(resize_rgba(view, size), resize_rgba(before, size))
+        np.testing.assert_array_equal(view, before)
+
+
 def test_two_pixels_into_one_in_closed_form() -> None:
     """Opaque red beside half-transparent blue: the mean of premultiplied colours over the mean alpha."""
     frames = np.zeros((1, 1, 2, 4), np.uint8)

@@ -11,6 +11,9 @@ import pytest
 import torch
 from launch import doomed, small, train
 from safetensors.torch import load_file
+from small_world import write_clips
+
+from wan_alpha.training.checkpoints import CheckpointError
 
 SIGKILL = -9
 
@@ -153,6 +156,25 @@ def test_accumulated_batches_continue_at_the_right_sample(wan22: Path, clips: Pa
     assert doomed("before the backward pass", 5, *command("killed")).code == SIGKILL
     train(*command("killed"))
     assert_same_result(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_mixed_sets_in_buckets_continue_too(
+    wan22: Path, clips: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other = write_clips(tmp_path_factory.mktemp("other"), 4, frames=3, side=24)
+    mixture = [
+        "data.root=null",
+        f"data.sources=[{{root:'{clips}',weight:2}},{{root:'{other}'}}]",
+        "data.buckets=[{num_frames:5,size:[16,16]},{num_frames:1,size:[16,32]},{num_frames:1,size:[32,32]}]",
+        "trainer.val_every_n_steps=0",
+    ]
+    train(*small(wan22, clips, tmp_path / "whole", *mixture))
+    assert doomed("before the backward pass", 3, *small(wan22, clips, tmp_path / "killed", *mixture)).code == SIGKILL
+    train(*small(wan22, clips, tmp_path / "killed", *mixture))
+    assert_same_result(tmp_path / "killed", tmp_path / "whole")
+    mixture[1] = mixture[1].replace("weight:2", "weight:3")
+    with pytest.raises(CheckpointError, match=r"data mixture: \[667, 333\] -> \[750, 250\]"):
+        train(*small(wan22, clips, tmp_path / "killed", *mixture, "trainer.max_steps=7", "optim.schedule_steps=6"))
 
 
 def test_workers_change_no_bit(wan22: Path, clips: Path, tmp_path: Path, reference: Path) -> None:
