@@ -148,6 +148,16 @@ def test_s3_needs_its_package_and_says_so(monkeypatch: pytest.MonkeyPatch) -> No
         Remote("gopher://old/set")
 
 
+def test_s3_without_credentials_is_said_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(StoreError, match=r"cannot be read \(NoCredentialsError.*check the address and your access"):
+        Remote("s3://bucket/set").read("shards.json")
+
+
 @pytest.mark.parametrize("fetch", ["clips", "shards"])
 def test_a_server_that_dies_in_the_middle_and_comes_back(
     fetch: str, server: RangeServer, root: Path, tmp_path: Path

@@ -21,6 +21,7 @@ CHUNK = 8 << 20
 CONNECT_TIMEOUT, READ_TIMEOUT = 10.0, 30.0  # seconds without a sign of life
 BEYOND_THE_END = 416
 LATER = (408, 425, 429)  # client errors that mean "not now"
+CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError")  # botocore's, which may not be installed
 
 log = logging.getLogger(__name__)
 
@@ -140,4 +141,6 @@ def _is_final(error: Exception) -> bool:
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return 400 <= status < 500 and status not in LATER
+    if type(error).__name__ in CREDENTIALS:
+        return True
     return isinstance(error, PermissionError | IsADirectoryError | NotImplementedError | ImportError | TypeError)
