@@ -19,6 +19,7 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -188,15 +189,15 @@ def _arrival_rows(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--copies", type=int, default=4, help="shards of 15 MB in the arrival measurement")
-    parser.add_argument("--batches", type=int, default=12)
+    parser.add_argument("--clips", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--copies", type=int, default=2, help="shards of 15 MB in the arrival measurement")
+    parser.add_argument("--batches", type=int, default=6)
     args = parser.parse_args()
     torch.set_num_threads(1)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     report = {
-        "command": "python -m benchmarks.stream",
+        "command": " ".join(["python -m benchmarks.stream", *sys.argv[1:]]),
         "settings": vars(args),
         "commit": commit,
         "machine": {"cores": os.cpu_count(), "load": os.getloadavg()[0], "torch": torch.__version__},

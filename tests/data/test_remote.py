@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import socket
 import sys
 import threading
@@ -81,6 +82,11 @@ def test_a_url_holds_what_the_folder_holds_and_is_asked_once(
     assert asked == {"/shards.json": 1, "/index.jsonl": 1} | media
     assert_same(open_url(server.url, tmp_path, fetch), ShardSource(root, "train"))
     assert server.requests - type(server.requests)(asked) == {"/shards.json": 1}  # all else is in the cache
+
+
+def test_another_process_reads_on(server: RangeServer, root: Path, tmp_path: Path) -> None:
+    copy = pickle.loads(pickle.dumps(open_url(server.url, tmp_path)))  # what a spawned worker gets
+    assert_same(copy, ShardSource(root, "train"))
 
 
 def test_opening_with_an_index_reads_no_shard(server: RangeServer, tmp_path: Path) -> None:
