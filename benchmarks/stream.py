@@ -1,11 +1,11 @@
 """What the stream costs beside bare decoding, and how long it takes until the first batch arrives.
 
-    python -m benchmarks.stream
+    python -m benchmarks.stream [overhead] [arrival]
 
 Overhead: the same frames of the same files of assets/fluent-sample, decoded bare (read the bytes, decode, nothing else)
 and as batches of the stream (order, read by offset, checksum, decode, augment, resize, tensors, collate), in turns in
-one process; CPU seconds, so that other work of the machine does not count.  The resize to the sample's size is work
-that any loader does, so the table also shows bare decoding followed by it.
+one process; CPU seconds, so that other work of the machine does not count.  Cutting the
+window and resizing it to the sample's size is work that any loader does, so bare decoding followed by it is shown too.
 
 Arrival: seconds of wall time from opening a source until its first batch, from a folder and over HTTP, for both ways to
 fetch, with an empty and a full cache, with and without 20 ms of latency before each answer; and until a whole epoch.
@@ -31,7 +31,7 @@ import torch
 
 from benchmarks.range_server import RangeServer
 from benchmarks.resume import ROOT, Forked, data_config
-from wan_alpha.data.dataset import ClipDataset, draw_stride, frame_window
+from wan_alpha.data.dataset import ClipDataset, _crop, draw_stride, frame_window
 from wan_alpha.data.media import read_frames
 from wan_alpha.data.resize import resize_rgba
 from wan_alpha.data.shards import ShardSource
@@ -62,13 +62,13 @@ def bare_loop(dataset: ClipDataset, files: list[Path], numbers: range, resize: b
         stride = draw_stride(dataset.strides, available, shape.num_frames, draws.stride)
         positions = frame_window(available, shape.num_frames, stride, draws.start)
         assert (positions[1:] - positions[:-1] == stride).all()
-        wanted.append((files[clip], int(positions[0]), len(positions), stride, shape.size))
+        wanted.append((files[clip], int(positions[0]), len(positions), stride, draws, shape.size))
 
     def run() -> None:
-        for file, start, count, stride, size in wanted:
+        for file, start, count, stride, draws, size in wanted:
             frames = read_frames(file, None, start, count, stride)
             if resize:
-                resize_rgba(frames, size)
+                resize_rgba(_crop(frames, draws, size), size)
 
     return run
 
@@ -88,7 +88,7 @@ def overhead(size: int, frames: int, clips: int, repeats: int) -> dict[str, Any]
         files, numbers = files_apart(Path(folder)), range(clips)
         loops = {
             "bare": bare_loop(dataset, files, numbers, resize=False),
-            "bare and resize": bare_loop(dataset, files, numbers, resize=True),
+            "decode, crop, resize": bare_loop(dataset, files, numbers, resize=True),
             "stream": lambda: list(islice(module.rank_loader(0), clips // 4)),
         }
         seconds: dict[str, list[float]] = {name: [] for name in loops}
@@ -99,14 +99,14 @@ def overhead(size: int, frames: int, clips: int, repeats: int) -> dict[str, Any]
                 if turn:  # the first turn warms up
                     seconds[name].append(taken)
     ratios = [s / b for s, b in zip(seconds["stream"], seconds["bare"], strict=True)]
-    resized = [s / b for s, b in zip(seconds["stream"], seconds["bare and resize"], strict=True)]
+    resized = [s / b for s, b in zip(seconds["stream"], seconds["decode, crop, resize"], strict=True)]
     return {
         "size": size,
         "frames": frames,
         "clips": clips,
         "clips_per_second_per_core": {name: clips / statistics.median(values) for name, values in seconds.items()},
         "stream_to_bare": {"median": statistics.median(ratios), "each": ratios},
-        "stream_to_bare_and_resize": {"median": statistics.median(resized), "each": resized},
+        "stream_to_all_three": {"median": statistics.median(resized), "each": resized},
         "cpu_seconds": seconds,
     }
 
@@ -189,29 +189,31 @@ def _arrival_rows(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=("overhead", "arrival"))
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--copies", type=int, default=2, help="shards of 15 MB in the arrival measurement")
     parser.add_argument("--batches", type=int, default=6)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    for part in args.parts or ["overhead", "arrival"]:
+        if part == "overhead":
+            rows = [overhead(size, frames, args.clips, args.repeats) for size, frames in ((64, 5), (256, 17))]
+        else:
+            rows = arrivals(args.copies, args.batches, max(2, args.repeats // 2))
+        write(part, rows, vars(args))
+
+
+def write(part: str, rows: list[dict[str, Any]], settings: dict[str, Any]) -> None:
+    """Keep the result, with what made it, and show it."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    report = {
-        "command": " ".join(["python -m benchmarks.stream", *sys.argv[1:]]),
-        "settings": vars(args),
-        "commit": commit,
-        "machine": {"cores": os.cpu_count(), "load": os.getloadavg()[0], "torch": torch.__version__},
-        "overhead": [overhead(size, frames, args.clips, args.repeats) for size, frames in ((64, 5), (256, 17))],
-        "arrival": arrivals(args.copies, args.batches, max(2, args.repeats // 2)),
-    }
+    machine = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "torch": torch.__version__}
+    command = " ".join(["python -m benchmarks.stream", *sys.argv[1:]])
+    report = {"command": command, "settings": settings, "commit": commit, "machine": machine, part: rows}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "stream.json").write_text(json.dumps(report, indent=2) + "\n")
-    for row in report["overhead"]:
-        ratio = row["stream_to_bare"]["median"], row["stream_to_bare_and_resize"]["median"]
-        print(f"{row['frames']}x{row['size']}: stream/bare {ratio[0]:.3f}, stream/(bare and resize) {ratio[1]:.3f}")
-        print("  clips per second and core:", {k: round(v, 1) for k, v in row["clips_per_second_per_core"].items()})
-    for row in report["arrival"]:
-        print(row)
+    (RESULTS / f"stream_{part}.json").write_text(json.dumps(report, indent=2) + "\n")
+    for row in rows:
+        print({key: value for key, value in row.items() if key != "cpu_seconds"})
 
 
 if __name__ == "__main__":

@@ -30,23 +30,39 @@ def resize_rgba(frames: Frames, size: tuple[int, int]) -> Tensor:
     Returns:
         float32 (T, 4, height, width) in [0, 1], straight colour, black where alpha is 0.
     """
-    x = torch.from_numpy(_packed(frames)).permute(0, 3, 1, 2)
+    out = torch.empty(len(frames), 4, *size)
+    for frame, place in zip(frames, out, strict=True):
+        _resize_frame(frame, place)
+    return out
+
+
+def resize_planes(frames: Frames, size: tuple[int, int]) -> Tensor:
+    """`resize_rgba` as four videos, red, green, blue and alpha: float32 (4, T, height, width)."""
+    out = torch.empty(4, len(frames), *size)
+    for t, frame in enumerate(frames):
+        _resize_frame(frame, out[:, t])
+    return out
+
+
+def _resize_frame(frame: Frames, out: Tensor) -> None:
+    """Resize one frame (H, W, 4) into `out` (4, height, width); frame by frame everything stays in the cache."""
+    x = torch.from_numpy(_packed(frame)).permute(2, 0, 1)[None]
     x = x.to(torch.float32, memory_format=torch.contiguous_format).div_(255)  # planes: faster from here on
-    rgb, alpha = x[:, :3], x[:, 3:]
-    if size != tuple(frames.shape[1:3]):
-        rgb *= alpha
-        premultiplied = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
-        alpha = premultiplied[:, 3:].clamp(0, 1)
-        rgb = (premultiplied[:, :3] / alpha.clamp_min(ALPHA_FLOOR)).clamp(0, 1)
-    visible = alpha >= ALPHA_FLOOR * (1 - 1e-4)  # 1/255 itself must survive float rounding
-    return torch.cat([rgb * visible, alpha * visible], dim=1)
+    size = (out.shape[1], out.shape[2])
+    if size != tuple(frame.shape[:2]):
+        x[:, :3] *= x[:, 3:]
+        x = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+        x[:, 3:].clamp_(0, 1)
+        x[:, :3].div_(x[:, 3:].clamp_min(ALPHA_FLOOR)).clamp_(0, 1)
+    visible = x[0, 3:] >= ALPHA_FLOOR * (1 - 1e-4)  # 1/255 itself must survive float rounding
+    torch.mul(x[0], visible, out=out)
 
 
-def _packed(frames: Frames) -> Frames:
+def _packed(frame: Frames) -> Frames:
     """A window or a mirrored view as memory of its own; pixels are moved as one number each, which is quick."""
-    if frames.flags.c_contiguous or frames.strides[-1] != 1:
-        return np.ascontiguousarray(frames)
-    return np.ascontiguousarray(frames.view(np.uint32)).view(np.uint8)
+    if frame.flags.c_contiguous or frame.strides[-1] != 1:
+        return np.ascontiguousarray(frame)
+    return np.ascontiguousarray(frame.view(np.uint32)).view(np.uint8)
 
 
 def to_uint8(rgba: Tensor) -> Frames:
