@@ -1,6 +1,6 @@
 """What the stream costs beside bare decoding, and how long it takes until the first batch arrives.
 
-    python -m benchmarks.stream [overhead] [arrival]
+    python -m benchmarks.stream [overhead | arrival]
 
 Overhead: the same frames of the same files of assets/fluent-sample, decoded bare (read the bytes, decode, nothing else)
 and as batches of the stream (order, read by offset, checksum, decode, augment, resize, tensors, collate), in turns in
@@ -189,14 +189,14 @@ def _arrival_rows(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=("overhead", "arrival"))
+    parser.add_argument("part", nargs="?", choices=("overhead", "arrival"))
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--copies", type=int, default=2, help="shards of 15 MB in the arrival measurement")
     parser.add_argument("--batches", type=int, default=6)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    for part in args.parts or ["overhead", "arrival"]:
+    for part in [args.part] if args.part else ["overhead", "arrival"]:
         if part == "overhead":
             rows = [overhead(size, frames, args.clips, args.repeats) for size, frames in ((64, 5), (256, 17))]
         else:
