@@ -83,7 +83,7 @@ def overhead(size: int, frames: int, clips: int, repeats: int) -> dict[str, Any]
     """CPU seconds per clip of the three loops, and the stream's ratio to bare decoding in each repetition."""
     settings = {"size": [size, size], "num_frames": frames, "batch_size": 4, "num_workers": 0, "root": str(SAMPLE)}
     module = Forked(data_config({"kind": "shards"} | settings), seed=0)
-    dataset = module._dataset(module.train_source, augment=True)
+    dataset = module.dataset(module.train_source, augment=True)
     with tempfile.TemporaryDirectory() as folder:
         files, numbers = files_apart(Path(folder)), range(clips)
         loops = {
