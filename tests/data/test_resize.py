@@ -7,7 +7,7 @@ import pytest
 import torch
 from rgba_media import disc
 
-from wan_alpha.data.resize import resize_rgba, to_uint8
+from wan_alpha.data.resize import resize_clip, resize_rgba, to_uint8
 
 
 @pytest.mark.parametrize("hidden", [0, 255])
@@ -34,6 +34,14 @@ def test_windows_and_mirrored_views_are_what_they_show_and_stay_as_they_were() -
         for size in ((8, 8), view.shape[1:3]):
             assert torch.equal(resize_rgba(view, size), resize_rgba(before, size))
         np.testing.assert_array_equal(view, before)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (30, 40), (50, 60)])
+def test_a_clip_for_the_model_is_the_same_picture(size: tuple[int, int]) -> None:
+    frames = disc(3, 30, 40)
+    rgba, (rgb, alpha) = resize_rgba(frames, size).permute(1, 0, 2, 3), resize_clip(frames, size)
+    assert torch.equal(rgb, rgba[:3] * 2 - 1)
+    assert torch.equal(alpha, rgba[3:])
 
 
 def test_two_pixels_into_one_in_closed_form() -> None:

@@ -19,7 +19,7 @@ from wan_alpha.data.buckets import Bucket
 from wan_alpha.data.captions import CaptionStyle, compose
 from wan_alpha.data.errors import AlphaError, DataError, MediaError
 from wan_alpha.data.order import Integers, SampleOrder
-from wan_alpha.data.resize import Frames, resize_planes, resize_rgba
+from wan_alpha.data.resize import Frames, resize_clip, resize_rgba
 from wan_alpha.data.source import Clip, ClipSource
 from wan_alpha.data.windows import WindowPath, draw_path, integer_windows, slide
 from wan_alpha.rendering import COLOURS
@@ -153,11 +153,12 @@ class ClipDataset(Dataset[Sample]):
         clip = self.source.clips[index]
         if draws.path is not None and clip.num_frames == 1 < shape.num_frames:
             planes = self._slide(frames[0], draws, n, shape).permute(1, 0, 2, 3)
+            rgb, alpha = (planes[:3] * 2 - 1).contiguous(), planes[3:].contiguous()
         else:
-            planes = resize_planes(_crop(frames, draws, shape.size), shape.size)
+            rgb, alpha = resize_clip(_crop(frames, draws, shape.size), shape.size)
         return Sample(
-            rgb=planes[:3].contiguous().mul_(2).sub_(1),
-            alpha=planes[3:].contiguous(),
+            rgb=rgb,
+            alpha=alpha,
             background=COLOURS[draws.background].clone(),
             canvas=COLOURS[draws.canvas].clone(),
             caption=self._caption(clip, n),

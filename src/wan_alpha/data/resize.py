@@ -36,12 +36,20 @@ def resize_rgba(frames: Frames, size: tuple[int, int]) -> Tensor:
     return out
 
 
-def resize_planes(frames: Frames, size: tuple[int, int]) -> Tensor:
-    """`resize_rgba` as four videos, red, green, blue and alpha: float32 (4, T, height, width)."""
-    out = torch.empty(4, len(frames), *size)
+def resize_clip(frames: Frames, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """`resize_rgba` as a model takes it.
+
+    Returns:
+        float32 (3, T, height, width) in [-1, 1]: straight colour, -1 where alpha is 0.
+        float32 (1, T, height, width) in [0, 1]: alpha.
+    """
+    rgb, alpha = torch.empty(3, len(frames), *size), torch.empty(1, len(frames), *size)
+    place = torch.empty(4, *size)
     for t, frame in enumerate(frames):
-        _resize_frame(frame, out[:, t])
-    return out
+        _resize_frame(frame, place)
+        torch.mul(place[:3], 2, out=rgb[:, t]).sub_(1)
+        alpha[:, t] = place[3:]
+    return rgb, alpha
 
 
 def _resize_frame(frame: Frames, out: Tensor) -> None:
