@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from evaluation.clips import blurred, disc, flickering, shifted, to_frames
+from evaluation.clips import blurred, disc, flickering, shifted
 from scipy import ndimage
 
 from wan_alpha.evaluation import motion, transparency
@@ -14,10 +14,8 @@ from wan_alpha.evaluation.transparency import (
     background_leak,
     edge_agreement,
     edge_width,
-    looks_premultiplied,
     translucency_error,
     translucent_share,
-    unpremultiply,
 )
 
 
@@ -95,22 +93,6 @@ def test_edge_agreement_ignores_colours_that_cannot_be_seen():
     noise = np.random.default_rng(0).random(colours.shape)
     hidden = np.where(alpha[..., None] > 0.5, colours, noise)
     assert edge_agreement(hidden, alpha) == pytest.approx(edge_agreement(colours, alpha), abs=0.02)
-
-
-def test_premultiplied_colours_are_noticed_and_straight_ones_are_not():
-    colours, alpha = disc(soft=16)
-    assert not looks_premultiplied(colours, alpha)
-    assert looks_premultiplied(colours * alpha[..., None], alpha)
-    assert not looks_premultiplied(colours * 0.05, alpha)  # black hair is dark at every alpha
-    assert not looks_premultiplied(*disc(soft=0.1))  # nothing translucent to judge by
-
-
-def test_unpremultiplying_gives_the_straight_colours_back():
-    colours, alpha = disc(soft=16)
-    straight = to_frames(colours, alpha)
-    back = unpremultiply(to_frames(colours * alpha[..., None], alpha))
-    seen = straight[..., 3] > 50
-    assert np.abs(back.astype(int) - straight)[seen].max() <= 5  # 255 / 51
 
 
 def test_temporal_flickering_is_the_published_formula():

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..data.errors import MediaError
 from ..data.media import Pair
+from ..data.premultiplied import looks_premultiplied, straighten
 from ..data.resize import Frames
 from ..evaluation.formats import terminal_table
 from ..evaluation.frechet import Moments, describe_file, frechet_distance
@@ -25,7 +26,6 @@ from ..evaluation.prompts import Prompt, load_prompts
 from ..evaluation.scores import Score, Scores
 from ..evaluation.statistics import Estimate
 from ..evaluation.summary import Summary, summarise
-from ..evaluation.transparency import unpremultiply
 from ..evaluation.vbench import read_results, write_prompts, write_video
 from ..evaluation.videos import Shape, System, VideoError, common_shape, open_system, read
 from .config import EvaluateConfig
@@ -130,14 +130,10 @@ def measure_all(
 
 def _frames(system: System, prompt: Prompt, shape: Shape | None, premultiplied: str) -> tuple[Frames, dict[str, Any]]:
     """The frames that are measured, and a note if they had to be divided by their alpha."""
-    from ..evaluation.transparency import looks_premultiplied
-
     video = system.videos[prompt.id]
     frames = read(video, shape)
-    if premultiplied == "convert" and video.has_alpha:
-        colours, alpha = frames[..., :3] / 255, frames[..., 3] / 255
-        if looks_premultiplied(colours, alpha):
-            return unpremultiply(frames), {"converted": True}
+    if premultiplied == "convert" and video.has_alpha and looks_premultiplied(frames):
+        return straighten(frames, str(video.path)), {"converted": True}
     return frames, {}
 
 

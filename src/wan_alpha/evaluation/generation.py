@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from wan_alpha.data.premultiplied import looks_premultiplied
 from wan_alpha.data.resize import Frames
 from wan_alpha.evaluation import motion, transparency
 from wan_alpha.evaluation.prompts import Prompt
@@ -47,7 +48,7 @@ def measure(frames: Frames, prompt: Prompt) -> tuple[dict[str, float], dict[str,
         "edge_agreement": transparency.edge_agreement(colours, alpha),
     }
     notes: dict[str, Any] = {}
-    if transparency.looks_premultiplied(colours, alpha):
+    if looks_premultiplied(frames):
         notes["premultiplied"] = True
     if frames[..., 3].min() == 255:
         notes["opaque"] = True

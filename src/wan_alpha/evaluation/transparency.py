@@ -113,26 +113,3 @@ def edge_agreement(colours: Colours, alpha: Alpha) -> float:
             outer, inner = float(edges[band].mean()), float(edges[inside].mean())
             values.append(1 - min(max((outer - inner) / (outer + inner + 0.01), 0.0), 1.0))
     return float(np.mean(values)) if values else math.nan
-
-
-def looks_premultiplied(colours: Colours, alpha: Alpha) -> bool:
-    """Whether the colours seem to be multiplied by alpha already.
-
-    Premultiplied colours never exceed alpha, and shrink with it: among translucent pixels, the brightest at alpha below
-    0.3 are far darker than the brightest at alpha above 0.7.  Straight colours do neither, unless a clip happens to be
-    dark exactly where it is translucent; with fewer than 100 translucent pixels of either kind nothing is claimed.
-    """
-    brightest = colours.max(-1)
-    low, high = (alpha > VISIBLE) & (alpha < 0.3), (alpha > 0.7) & (alpha < OPAQUE)
-    if min(low.sum(), high.sum()) < 100:
-        return False
-    bounded = (brightest <= alpha + 2.5 / 255)[low | high].mean() > 0.999
-    shrink = np.quantile(brightest[low], 0.95) / max(float(np.quantile(brightest[high], 0.95)), 1e-6)
-    return bool(bounded and shrink < 0.6)
-
-
-def unpremultiply(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Premultiplied RGBA, uint8 (T, H, W, 4), as straight RGBA; black where alpha is 0."""
-    alpha = frames[..., 3:].astype(np.float32)
-    rgb = np.where(alpha > 0, frames[..., :3] * (255 / np.maximum(alpha, 1)), 0)
-    return np.concatenate([np.clip(np.rint(rgb), 0, 255).astype(np.uint8), frames[..., 3:]], axis=-1)
