@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils.logging import disable_progress_bar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -58,6 +59,7 @@ def load(config: GenerateConfig, console: Console) -> AlphaWanPipeline:
         raise DeviceError("device=cuda: no CUDA device here; take device=cpu or device=auto")
     default = torch.bfloat16 if device == "cuda" else torch.float32
     dtype = default if config.dtype == "auto" else getattr(torch, config.dtype)
+    disable_progress_bar()  # of parts and weights: the status line is enough
     with console.status(f"loading {config.base.name}"):
         options: dict[str, Any] = {"merge": config.merge, "distill": config.distill, "dtype": dtype}
         pipe = AlphaWanPipeline.from_pretrained(config.base.path, config.adapters, **options)
