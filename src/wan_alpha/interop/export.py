@@ -19,6 +19,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -51,7 +52,7 @@ def merged_vae(base: str | Path, adapters: Path, decoder: str, dtype: torch.dtyp
         decoder: `rgb` or `alpha`; alpha is the mean of the three decoded channels, mapped from [-1, 1] to [0, 1].
         dtype: of the result; None keeps float32.
     """
-    vae = AlphaVAE.from_pretrained(base, adapters).base
+    vae: Any = AlphaVAE.from_pretrained(base, adapters).base  # diffusers' `to` has no types
     merge_adapter(vae.decoder, decoder)
     return vae.to(dtype) if dtype else vae
 
