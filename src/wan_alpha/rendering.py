@@ -111,3 +111,20 @@ def _as_canvas(colour: Tensor, rgb: Tensor) -> Tensor:
             f"got {tuple(colour.shape)}"
         )
     return colour.to(rgb).reshape(-1, 3, 1, 1, 1)
+
+
+def cell_means(x: Tensor, temporal: int, spatial: int) -> Tensor:
+    """Means over the pixels that one latent cell stands for: the first frame alone, then groups of frames.
+
+    Args:
+        x: (B, C, 1 + temporal·k, H, W), sides multiples of `spatial`.
+        temporal, spatial: strides of the base: 4 and 8 for Wan2.1.
+
+    Returns:
+        (B, C, 1 + k, H / spatial, W / spatial).
+    """
+    small = torch.nn.functional.avg_pool3d(x, (1, spatial, spatial))
+    if small.shape[2] == 1:
+        return small
+    rest = torch.nn.functional.avg_pool3d(small[:, :, 1:], (temporal, 1, 1))
+    return torch.cat([small[:, :, :1], rest], dim=2)

@@ -1,0 +1,135 @@
+"""Step 6: clips and captions become latents and text embeddings, made once for stage=dit.
+
+    python -m data_prep.encode root=SHARDS out=DIR base=tiny adapters=tiny [variants=4] [devices=cuda:0,cuda:1]
+    python train.py stage=dit data=latents data.root=DIR
+
+Sample n here is sample n of training on the fly with the same seed and data options: `variants` passes over the clips,
+each with its own window, crop and background colour of the hard render.  Shards are written one by one and whole: the
+same command goes on where it was, and encodes again only what no longer fits its key (base, adapters, window, caption).
+Several devices share the shards; several machines give each its `part`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+
+from data_prep.cli import fail, parse
+from data_prep.encoder import DTYPES, Encoder, Job, Options
+from wan_alpha.data.errors import DataError
+from wan_alpha.data.latents import MANIFEST, SCHEMA_VERSION
+from wan_alpha.data.source import SPLITS
+
+
+@lru_cache(maxsize=1)
+def _encoder(options: Options, device: str) -> Encoder:
+    if device == "cpu":
+        torch.set_num_threads(1)  # processes are the parallelism
+    return Encoder(options, device)
+
+
+def _encode(options: Options, device: str, job: Job) -> str:
+    """One shard, in a process of its own; the models stay loaded between shards."""
+    _encoder(options, device).encode(job)
+    return job.name
+
+
+def encode(options: Options) -> dict[str, Any]:
+    """Run the step and return the manifest.
+
+    Raises:
+        DataError: an option is out of its range, or the clips cannot be read.
+    """
+    check(options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    devices = options.devices.split(",")
+    encoder = Encoder(options, devices[0] if len(devices) == 1 else "cpu")
+    jobs = encoder.jobs()
+    mine = [job for number, job in enumerate(jobs) if number % options.parts == options.part]
+    waiting = [job for job in mine if not encoder.is_done(job)]
+    print(f"{len(jobs)} shards, {len(mine)} here, {len(mine) - len(waiting)} already done")
+    if len(devices) == 1:
+        for job in track(waiting, description="encode", disable=not waiting):
+            encoder.encode(job)
+    else:
+        _in_processes(options, devices, waiting)
+    return _finish(options, encoder, jobs)
+
+
+def _in_processes(options: Options, devices: list[str], jobs: list[Job]) -> None:
+    """One process for each device, the shards dealt out among them."""
+    pools = [ProcessPoolExecutor(1, get_context("spawn")) for _ in devices]
+    try:
+        futures: list[Future[str]] = [
+            pools[number % len(pools)].submit(_encode, options, devices[number % len(pools)], job)
+            for number, job in enumerate(jobs)
+        ]
+        for future in track(as_completed(futures), description="encode", total=len(futures), disable=not futures):
+            future.result()
+    finally:
+        for pool in pools:
+            pool.shutdown(cancel_futures=True)
+
+
+def _finish(options: Options, encoder: Encoder, jobs: list[Job]) -> dict[str, Any]:
+    """Write the manifest once every part is there; shards of an earlier, larger run are removed."""
+    missing = [job.name for job in jobs if options.parts > 1 and not encoder.is_done(job)]
+    shards = {split: [job.name for job in jobs if job.split == split] for split in SPLITS}
+    manifest = {"version": SCHEMA_VERSION, "identity": encoder.identity, "shards": shards}
+    manifest["options"] = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items()}
+    manifest["samples"] = {split: sum(j.last - j.first for j in jobs if j.split == split) for split in SPLITS}
+    manifest["missing"] = missing
+    if missing:
+        return manifest
+    for old in options.out.glob("*-*.safetensors"):
+        if old.name not in {job.name for job in jobs}:
+            old.unlink()
+    partial = options.out / f".{MANIFEST}.tmp"
+    partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, options.out / MANIFEST)
+    return manifest
+
+
+def check(options: Options) -> None:
+    """Options that make no sense, in sentences."""
+    allowed = {"dtype": DTYPES, "task": ("t2v", "i2v"), "stills": ("smooth", "integer", "static")}
+    for name, values in allowed.items():
+        if getattr(options, name) not in values:
+            raise DataError(f"{name}={getattr(options, name)}: expected one of {', '.join(values)}")
+    for name in ("variants", "num_frames", "height", "width", "batch", "shard_samples", "parts"):
+        if getattr(options, name) < 1:
+            raise DataError(f"{name}={getattr(options, name)}: expected at least 1")
+    if not 0 <= options.part < options.parts:
+        raise DataError(f"part={options.part}: expected 0 to {options.parts - 1}, as parts={options.parts}")
+
+
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    options = parse(Options, arguments, "python -m data_prep.encode")
+    try:
+        manifest = encode(options)
+    except ValueError as error:
+        if not type(error).__module__.startswith("wan_alpha"):
+            raise
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; the same command goes on where it was")
+    if manifest["missing"]:
+        print(f"{len(manifest['missing'])} shards of other parts are missing; the last part to end writes {MANIFEST}")
+        return
+    samples = ", ".join(f"{count} {split}" for split, count in manifest["samples"].items())
+    print(f"{samples} samples in {options.dtype} -> {options.out}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,62 @@
+"""Image-to-RGBA-video: what an image-to-video base sees besides the noisy latent.
+
+diffusers' WanImageToVideo layout: in_channels = z + 4 + z, the noisy latent, a mask that says which frames are given,
+and the normalised latent of a video whose first frame is the picture and whose others are zero in the network's range.
+Here that video is RGBA and goes through the RGBA VAE.  Its other frames have rgb 0 and alpha 1/2, which is zero to both
+branches of the encoder, as for the base.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from torch import Tensor
+
+from .base import BaseError
+from .codecs import Codec
+
+
+def condition_latent(codec: Codec, batch: dict[str, Any]) -> Tensor:
+    """The normalised latent (B, z, T', h, w) of a clip of which only the first frame is known.
+
+    Args:
+        codec: of the RGBA VAE.
+        batch: rgb (B, 3, T, H, W) and alpha (B, 1, T, H, W), of which the first frame is read, and background (B, 3).
+    """
+    rgb, alpha = torch.zeros_like(batch["rgb"]), torch.full_like(batch["alpha"], 0.5)
+    rgb[:, :, :1], alpha[:, :, :1] = batch["rgb"][:, :, :1], batch["alpha"][:, :, :1]
+    return codec.encode({**batch, "rgb": rgb, "alpha": alpha})
+
+
+def first_frame_mask(like: Tensor, temporal: int = 4) -> Tensor:
+    """(B, temporal, T', h, w): ones at the first latent frame, of which all pixels are given, else zeros.
+
+    diffusers repeats the first frame's flag `temporal` times and folds groups of `temporal` frames into channels.
+    """
+    mask = like.new_zeros(like.shape[0], temporal, *like.shape[2:])
+    mask[:, :, 0] = 1
+    return mask
+
+
+def with_condition(z_t: Tensor, condition: Tensor, temporal: int = 4) -> Tensor:
+    """The transformer's input (B, z + temporal + z, T', h, w)."""
+    if z_t.shape != condition.shape:
+        raise ValueError(f"the condition is {tuple(condition.shape)}, the latent {tuple(z_t.shape)}; expected equal")
+    return torch.cat([z_t, first_frame_mask(z_t, temporal), condition.to(z_t)], dim=1)
+
+
+def check_image_base(transformer: WanTransformer3DModel, z_dim: int, temporal: int = 4) -> None:
+    """Raise BaseError unless the transformer is an image-to-video one that needs the first frame's latent alone."""
+    have, wanted = int(transformer.config["in_channels"]), 2 * z_dim + temporal
+    if have != wanted:
+        raise BaseError(
+            f"task=i2v needs an image-to-video base with {wanted} input channels (latent, mask, latent of the first "
+            f"frame); this one has {have}. Choose such a base, or model.task=t2v"
+        )
+    if transformer.config["image_dim"] is not None:
+        raise BaseError(
+            "this base also wants CLIP embeddings of the first frame (image_dim is set, as in Wan2.1-I2V), which have "
+            "no alpha; choose a base without them, as Wan2.2-I2V-A14B"
+        )
