@@ -9,6 +9,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ..losses.alpha import AlphaVAELoss
+from ..losses.diffusion_prior import DiffusionPrior
+from ..losses.draws import draw
 from ..models.alpha_vae import AlphaVAE
 from .optim import Optimiser
 from .stage import StageModule
@@ -17,18 +19,30 @@ from .stage import StageModule
 class AlphaVAEModule(StageModule):
     """Train the merge block and both decoder adapters on a frozen base.
 
-        Z = M(E(R^h), E(A)),   L = L_alpha + L_rgb^soft + L_rgb^hard
+        Z = M(E(R^h), E(A)),   L = L_alpha + L_rgb^soft + L_rgb^hard  [ + w L_t2v: version 2 ]
 
     Args:
         vae: the model; only its adapters are trained.
         loss: the nine terms.
         optimiser: parameters -> what `configure_optimizers` returns.
+        prior: version 2's diffusion prior; None is version 1.
+        prior_weight: w (paper: 0.1).
+        seed: of the prior's noise.
     """
 
-    def __init__(self, vae: AlphaVAE, loss: AlphaVAELoss, optimiser: Optimiser) -> None:
+    def __init__(
+        self,
+        vae: AlphaVAE,
+        loss: AlphaVAELoss,
+        optimiser: Optimiser,
+        prior: DiffusionPrior | None = None,
+        prior_weight: float = 0.1,
+        seed: int = 0,
+    ) -> None:
         super().__init__(optimiser)
         self.vae = vae
         self.loss = loss
+        self.prior, self.prior_weight, self.seed = prior, prior_weight, seed
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         rgb, alpha = batch["rgb"], batch["alpha"]
@@ -36,6 +50,10 @@ class AlphaVAEModule(StageModule):
         rgb_hat, alpha_hat = self.vae.decode(z, streaming=False)
         # Soft and hard renders are inside.
         loss, terms = self.loss(rgb_hat, alpha_hat, rgb, alpha, batch["canvas"], turn=self.global_step)
+        if self.prior is not None:
+            draws = draw(self.seed, batch["index"], tuple(z.shape[1:]))
+            unknown, errors = self.prior(self.vae.normalize(z), alpha, draws.u, draws.noise)
+            loss, terms = loss + self.prior_weight * unknown, {**terms, "prior": unknown.detach(), **errors}
         self.log_step({"loss": loss, **terms})
         return loss
 

@@ -11,15 +11,19 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import nn
 
 from ..losses.alpha import AlphaVAELoss
+from ..losses.diffusion_prior import DiffusionPrior
 from ..models.adapters import load_adapters
 from ..models.alpha_vae import AdapterSpec, AlphaVAE
-from ..models.base import check_size, load_vae
+from ..models.base import check_size, load_vae, spatial_stride, temporal_stride
+from ..models.dit import load_transformer
+from ..models.text import MAX_TOKENS, TextEncoder
+from ..models.whole_clip import run_checkpointed
 from ..stages.base import BaseVAEModule
 from ..stages.stage import StageModule
 from ..stages.vae import AlphaVAEModule
 from .build_dit import build_dit
 from .build_optim import optimiser
-from .config import AlphaVAEConfig, BaseVAEConfig, LossConfig, RunConfig
+from .config import AlphaVAEConfig, BaseVAEConfig, LossConfig, PriorConfig, RunConfig
 
 
 def build_module(config: RunConfig) -> StageModule:
@@ -57,7 +61,23 @@ def _alpha_vae(config: RunConfig) -> AlphaVAEModule:
     vae = AlphaVAE(load_vae(config.base.path), spec, checkpointing=config.trainer.activation_checkpointing)
     if model.init_from is not None:
         vae.load_adapter_state(load_adapters(model.init_from, vae.base).tensors)
-    return AlphaVAEModule(vae, build_loss(config.loss), optimiser(config))
+    prior = _prior(config.loss.prior, vae) if config.loss.prior.weight else None
+    return AlphaVAEModule(vae, build_loss(config.loss), optimiser(config), prior, config.loss.prior.weight, config.seed)
+
+
+@torch.no_grad()
+def _prior(config: PriorConfig, vae: AlphaVAE) -> DiffusionPrior:
+    """The frozen transformer of a base, and what its text encoder makes of the empty prompt."""
+    dtype = getattr(torch, config.dtype)
+    text = TextEncoder.from_pretrained(config.base, dtype)
+    empty = text([""], MAX_TOKENS).embeddings.to(dtype)
+    del text  # the largest model of all, needed for one prompt
+    transformer = load_transformer(config.base, dtype)
+    if vae.run is run_checkpointed:
+        transformer.enable_gradient_checkpointing()
+    strides = temporal_stride(vae.base), spatial_stride(vae.base)
+    z_dim = int(vae.base.config["z_dim"])
+    return DiffusionPrior(transformer, empty, *strides, z_dim, config.ceiling, config.shift)
 
 
 def build_loss(config: LossConfig) -> AlphaVAELoss:

@@ -246,6 +246,18 @@ class PerceptualConfig:
 
 
 @dataclass
+class PriorConfig:
+    """Version 2's diffusion prior: L_t2v of a frozen text-to-video transformer."""
+
+    __pydantic_config__ = STRICT
+    weight: NonNegative  # the paper's is 0.1; 0: version 1, nothing is loaded
+    base: str  # a complete text-to-video base of the same latent space
+    ceiling: Positive  # up to where a pushed cell's error counts
+    shift: Positive  # of the noise levels
+    dtype: Literal["float32", "bfloat16"]  # of the frozen transformer
+
+
+@dataclass
 class LossConfig:
     """L = L_alpha + L_soft + L_hard, each L1 + perceptual + edge."""
 
@@ -255,6 +267,7 @@ class LossConfig:
     edge: Literal["sobel", "central"]
     weights: dict[Literal["l1", "perceptual", "edge", "alpha", "soft", "hard", "rgb"], NonNegative]
     perceptual: PerceptualConfig
+    prior: PriorConfig
 
 
 @dataclass
