@@ -13,7 +13,6 @@ from torch import Tensor
 from wan_alpha.data.dataset import ClipDataset, Sample, collate
 from wan_alpha.data.folders import FolderSource
 from wan_alpha.data.latents import LatentEntry, LatentsError, entry_key, read_latent_header, write_latent_shard
-from wan_alpha.data.order import locate
 from wan_alpha.data.shards import ShardSource
 from wan_alpha.data.source import SPLITS, ClipSource
 from wan_alpha.models.adapters import load_adapters
@@ -95,7 +94,7 @@ class Encoder:
             o.num_frames,
             (o.height, o.width),
             o.seed,
-            o.frame_stride,
+            (o.frame_stride, o.frame_stride),
             augment=augment,
             scale=(1.0, o.zoom) if augment else (1.0, 1.0),
             stills=o.stills,  # type: ignore[arg-type]
@@ -117,7 +116,7 @@ class Encoder:
         """The window and caption that sample `n` is going to have, without reading it."""
         dataset, o = self.datasets[split], self.options
         source = dataset.source
-        index = locate(n, len(source), o.seed)[1] if dataset.augment else n % len(source)
+        index = dataset.order.locate(n)[1] if dataset.augment else n % len(source)
         clip = source.clips[index]
         window = {
             "clip": clip.key, "frames": clip.num_frames, "crc32": clip.meta.get("crc32"), "number": n, "split": split,

@@ -149,7 +149,7 @@ def test_shards_of_two_runs_do_not_mix(options: Options, world: dict[str, Path])
     with pytest.raises(LatentsError, match=r"is of another run of data_prep.encode \(adapters\)"):
         LatentSource(options.out, "train", {})
     (options.out / "train-000001.safetensors").unlink()
-    with pytest.raises(LatentsError, match="is missing; run data_prep.encode again"):
+    with pytest.raises(LatentsError, match=r"is missing; run data_prep\.encode again"):
         LatentSource(options.out, "train", {})
 
 

@@ -29,7 +29,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .errors import DataError
-from .order import sample_order
+from .order import SampleOrder
+from .source import Clip
 
 MANIFEST = "latents.json"
 SCHEMA_VERSION = 1
@@ -40,6 +41,9 @@ MEANINGS = {
     "text": "with another text encoder",
     "z": "for latents with another number of channels",
     "task": "for another task",
+    "num_frames": "of clips of another length",
+    "height": "of clips of another height",
+    "width": "of clips of another width",
 }
 
 
@@ -101,13 +105,14 @@ class LatentSource:
     Args:
         root: folder written by `data_prep.encode`.
         split: "train" or "val".
-        wanted: what the reader works with: `base`, `adapters`, `text`, `z`, `task`, as far as it knows them.
+        wanted: what the reader works with, as far as it knows: any of the names in `MEANINGS`.
+        exclude: captions of samples that are left out.
 
     Raises:
         LatentsError: see there; the message says what differs and what to do.
     """
 
-    def __init__(self, root: str | Path, split: str, wanted: Mapping[str, Any]) -> None:
+    def __init__(self, root: str | Path, split: str, wanted: Mapping[str, Any], exclude: Sequence[str] = ()) -> None:
         self.root, self.split = Path(root), split
         manifest = read_manifest(self.root)
         self.identity: dict[str, Any] = manifest["identity"]
@@ -117,6 +122,10 @@ class LatentSource:
         self._handles: dict[Path, Any] = {}
         for name in manifest["shards"][split]:
             self._add(self.root / name)
+        if unknown := sorted(set(exclude) - {entry.caption for entry in self.entries}):
+            raise DataError(f"no encoded clip has the caption {unknown[0]!r}, which data.exclude names")
+        kept = [place for place, entry in enumerate(self.entries) if entry.caption not in exclude]
+        self.entries, self._files = [self.entries[n] for n in kept], [self._files[n] for n in kept]
         if not self.entries:
             raise LatentsError(f"{self.root} holds no {split} latents")
         keys = "\n".join(entry.key for entry in self.entries)
@@ -139,6 +148,12 @@ class LatentSource:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    @property
+    def clips(self) -> list[Clip]:
+        """What was encoded, one entry a sample."""
+        shape = self.identity["num_frames"], 0.0, self.identity["height"], self.identity["width"]
+        return [Clip(entry.clip, *shape, entry.caption, self.split) for entry in self.entries]
 
     def read(self, place: int) -> dict[str, Tensor]:
         """`latent`, `coverage` and, where there are, `condition` and `text` of an entry, as they are stored."""
@@ -199,7 +214,8 @@ class LatentDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, source: LatentSource, seed: int, shuffle: bool = True) -> None:
-        self.source, self.seed, self.shuffle = source, seed, shuffle
+        self.source, self.shuffle = source, shuffle
+        self.order = SampleOrder([len(source)], seed)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -207,7 +223,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, n: int) -> dict[str, Any]:
         passes, place = divmod(n, len(self.source))
         if self.shuffle and passes:
-            place = int(sample_order(len(self.source), self.seed, passes)[place])
+            place = self.order.locate(n)[1]
         entry, tensors = self.source.entries[place], self.source.read(place)
         sample: dict[str, Any] = {name: t.float() for name, t in tensors.items()}
         if "coverage" in sample:

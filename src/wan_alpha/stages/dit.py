@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import UniPCMultistepScheduler
@@ -23,6 +23,7 @@ from ..models.codecs import Codec
 from ..models.dit import AdapterKind, new_scheduler
 from ..models.dit_adapters import dit_fingerprint
 from ..models.folded_text import fold_text, folded
+from ..models.image_condition import condition_latent, with_condition
 from ..models.text import MAX_TOKENS, Prompts, TextEncoder, pad_prompts
 from .dit_export import export_adapters, export_base
 from .noise_levels import NoiseLevels
@@ -38,6 +39,7 @@ class DiTSettings:
     """What a step of the DiT computes.
 
     Attributes:
+        task: `t2v`, or `i2v`: the first RGBA frame is given, see `models.image_condition`.
         adapter: `dora` or `lora` train adapters; `full` trains every weight, and the text encoder with them.
         timesteps: which noise levels, and their weights.
         noise: `plain`, or version 2's `shifted`, whose mean is another away from the object (`losses.shifted_noise`).
@@ -47,6 +49,7 @@ class DiTSettings:
         validation_timesteps: at which t the held-out loss is measured.
     """
 
+    task: Literal["t2v", "i2v"] = "t2v"
     adapter: AdapterKind = "dora"
     timesteps: Timesteps = field(default_factory=Timesteps)
     noise: NoiseKind = "plain"
@@ -93,6 +96,7 @@ class AlphaDiTModule(StageModule):
             self.text = text
         self.scheduler = scheduler or new_scheduler(1.0)
         self.levels = NoiseLevels()
+        self.given: tuple[list[str], Tensor] | None = None  # held-out first frames: what i2v is sampled from
         self.folding = fold_text(transformer) if settings.fold_padding else None
         if settings.adapter == "full":
             self.transformer.requires_grad_(True).train()
@@ -107,20 +111,22 @@ class AlphaDiTModule(StageModule):
         draws = draw(self.seed, batch["index"], tuple(z.shape[1:]))
         t, noise = self.settings.timesteps.sample(draws.u).to(z.device), self.noise(batch, draws.noise.to(z))
         prompts = self.prompts(batch, draws.drop < self.settings.caption_dropout)
-        losses = self.losses(z, noise, t, prompts)
+        losses = self.losses(z, noise, t, prompts, self.condition(batch))
         loss = (self.settings.timesteps.weight(t) * losses).mean()
         self.log_step({"loss": loss})
         self.levels.add(t, losses.detach())
         self.levels.log(self)
         return loss
 
-    def losses(self, z: Tensor, noise: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
+    def losses(self, z: Tensor, noise: Tensor, t: Tensor, prompts: Prompts, condition: Tensor | None = None) -> Tensor:
         """||v̂ - v||² of each sample, (B,)."""
-        predicted = self.velocity(interpolate(z, noise, t), t, prompts)
+        predicted = self.velocity(interpolate(z, noise, t), t, prompts, condition)
         return flow_matching_loss(predicted, velocity(z, noise))
 
-    def velocity(self, z_t: Tensor, t: Tensor, prompts: Prompts) -> Tensor:
-        """v̂: what the transformer takes for ε - Z."""
+    def velocity(self, z_t: Tensor, t: Tensor, prompts: Prompts, condition: Tensor | None = None) -> Tensor:
+        """v̂: what the transformer takes for ε - Z; for i2v it also sees the first frame's latent."""
+        if condition is not None:
+            z_t = with_condition(z_t, condition, temporal_stride(self.codec.vae))
         tokens = prompts.embeddings.shape[1]
         with folded(self.folding, prompts.lengths, tokens, MAX_TOKENS):
             return self.transformer(
@@ -155,6 +161,18 @@ class AlphaDiTModule(StageModule):
             masks = object_masks(batch["alpha"], spatial_stride(self.base), temporal_stride(self.base))
         return plain + noise_shift(masks).to(plain)
 
+    def condition(self, batch: dict) -> Tensor | None:
+        """The latent of each clip's first frame, stored or encoded now; None for t2v."""
+        if self.settings.task == "t2v":
+            return None
+        stored = batch.get("condition")
+        if stored is not None:
+            return stored.float()
+        if "rgb" not in batch:
+            raise ValueError("these latents were stored without their first frames: data_prep.encode task=i2v")
+        with torch.autocast(self.device.type, enabled=False):
+            return condition_latent(self.codec, batch)
+
     def prompts(self, batch: dict, dropped: Tensor | None = None) -> Prompts:
         """Embeddings of a batch's captions; where `dropped` is true, of the empty prompt."""
         gone = [False] * len(batch["key"]) if dropped is None else dropped.tolist()
@@ -178,7 +196,10 @@ class AlphaDiTModule(StageModule):
         """The held-out loss at fixed noise levels with fixed noise: (B, number of levels)."""
         z, prompts = self.latents(batch), self.prompts(batch)
         noise = self.noise(batch, draw(VALIDATION_SEED, batch["index"], tuple(z.shape[1:])).noise.to(z))
-        at = [self.losses(z, noise, t.expand(len(z)), prompts) for t in self._validation_t(z.device)]
+        condition = self.condition(batch)
+        if condition is not None and batch_idx == 0:
+            self.given = list(batch["caption"]), condition
+        at = [self.losses(z, noise, t.expand(len(z)), prompts, condition) for t in self._validation_t(z.device)]
         table = torch.stack(at, dim=1)
         for t, column in zip(self.settings.validation_timesteps, table.unbind(1), strict=True):
             self.log(f"val/loss_t{t:g}", column.mean(), batch_size=len(z), sync_dist=True)
@@ -190,12 +211,12 @@ class AlphaDiTModule(StageModule):
         yield from torch.tensor(self.settings.validation_timesteps, device=device)
 
     @contextmanager
-    def sampling(self, captions: Sequence[str]) -> Iterator[Any]:
-        """A velocity function for `models.sampling.sample_latents` with these captions."""
+    def sampling(self, captions: Sequence[str], condition: Tensor | None = None) -> Iterator[Any]:
+        """A velocity function for `models.sampling.sample_latents` with these captions, for i2v also first frames."""
         with_prompt, without = self.encode_prompts(captions), self.encode_prompts([""] * len(captions))
 
         def model(z_t: Tensor, t: Tensor, prompted: bool) -> Tensor:
-            return self.velocity(z_t, t, with_prompt if prompted else without)
+            return self.velocity(z_t, t, with_prompt if prompted else without, condition)
 
         yield model
 

@@ -13,14 +13,17 @@ from transformers import AutoTokenizer
 from ..losses.timesteps import Timesteps
 from ..models.adapters import load_adapters
 from ..models.alpha_vae import AdapterSpec, AlphaVAE
-from ..models.base import BaseError, load_vae, locate_base
+from ..models.base import BaseError, load_vae, locate_base, temporal_stride
 from ..models.codecs import AlphaCodec, Codec, ColourCodec
 from ..models.dit import compile_blocks, load_scheduler, load_transformer, new_scheduler, new_transformer
+from ..models.identity import codec_identity, text_identity
+from ..models.image_condition import check_image_base
 from ..models.text import TextEncoder, new_text_encoder
 from ..stages.dit import AlphaDiTModule, DiTSettings
 from .build_optim import optimiser
 from .config import AlphaDiTConfig, RunConfig
 from .latents import LatentDataModule
+from .stored import StoredLatentDataModule
 
 
 def build_dit(config: RunConfig) -> AlphaDiTModule:
@@ -36,6 +39,8 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
         transformer = load_transformer(source, dtype, model.frozen.quantise)
         text = TextEncoder.from_pretrained(source, dtype)
         scheduler = load_scheduler(source)
+    if model.task == "i2v":
+        check_image_base(transformer, int(codec.vae.config["z_dim"]), temporal_stride(codec.vae))
     if model.adapter.kind != "full":
         from ..models.dit_adapters import add_dit_adapters
 
@@ -46,6 +51,7 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
         compile_blocks(transformer)
     settings = DiTSettings(
         text_on_cpu=model.frozen.text_on_cpu,
+        task=model.task,
         adapter=model.adapter.kind,
         timesteps=Timesteps(**asdict(model.timesteps)),
         noise=model.noise,
@@ -101,4 +107,15 @@ def build_latent_data(config: RunConfig, model: AlphaDiTConfig, module: AlphaDiT
         directory=Path(config.run_dir),
         identity={"codec": module.codec.fingerprint()},
         masked=model.noise == "shifted",
+    )
+
+
+def build_stored_data(config: RunConfig, model: AlphaDiTConfig, module: AlphaDiTModule) -> StoredLatentDataModule:
+    """Latents that data_prep.encode has stored, if they are of this base and these adapters."""
+    wanted = codec_identity(module.codec) | {"task": model.task}
+    stored_text = model.adapter.kind != "full"
+    if stored_text and model.captions == "plain":
+        wanted["text"] = text_identity(module.text.encoder)
+    return StoredLatentDataModule(
+        config.data, config.seed, config.trainer.accumulate_grad_batches, wanted, model.captions, stored_text
     )

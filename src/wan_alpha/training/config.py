@@ -56,7 +56,9 @@ class DataConfig:
     """Clips and how a batch is cut from them."""
 
     __pydantic_config__ = STRICT
-    kind: Literal["shards", "clips"]  # webdataset tars, or a folder of RGBA clips
+    kind: Literal[
+        "shards", "clips", "latents"
+    ]  # webdataset tars, a folder of RGBA clips, or what data_prep.encode wrote
     root: str | None  # a folder, or for shards also a URL (https://, s3://); null when `sources` says where
     sources: Annotated[list[SourceConfig], MinLen(1)] | None  # several sets, mixed
     num_frames: Count  # T = 1 + 4k
@@ -218,6 +220,7 @@ class AlphaDiTConfig:
 
     __pydantic_config__ = STRICT
     kind: Literal["alpha_dit"]
+    task: Literal["t2v", "i2v"]  # i2v: the first RGBA frame is given; needs an image-to-video base
     adapter: DiTAdapterConfig
     vae_adapters: str | None  # of the RGBA VAE: tiny, a run or a directory; null: opaque video through the base alone
     fresh: FreshDiTConfig | None  # null: the base's own transformer

@@ -38,6 +38,8 @@ def check_together(config: RunConfig) -> None:
         raise ConfigError("stage=vae needs a loss; null is for stage=base")
     if isinstance(config.model, AlphaDiTConfig):
         check_dit(config, config.model)
+    if config.data.kind == "latents":
+        check_stored(config)
     data = config.data
     if (data.root is None) == (data.sources is None):
         raise ConfigError("give data.root (one set) or data.sources (several), not both; data=shards brings no root")
@@ -45,6 +47,14 @@ def check_together(config: RunConfig) -> None:
         raise ConfigError(f"data.frame_stride={data.frame_stride}: the smaller number comes first")
     if data.zoom[0] > data.zoom[1]:
         raise ConfigError(f"data.zoom={data.zoom}: the smaller number comes first")
+
+
+def check_stored(config: RunConfig) -> None:
+    """What belongs together with data=latents."""
+    if config.stage != "dit":
+        raise ConfigError(f"data=latents is for stage=dit; stage={config.stage} needs clips, see conf/data/")
+    if config.data.sources or config.data.buckets or config.data.root is None:
+        raise ConfigError("data=latents takes one data.root and one shape: data.sources and data.buckets are for clips")
 
 
 def check_dit(config: RunConfig, model: AlphaDiTConfig) -> None:
@@ -57,6 +67,8 @@ def check_dit(config: RunConfig, model: AlphaDiTConfig) -> None:
         )
     if not full and model.vae_adapters is None:
         raise ConfigError("model.vae_adapters is null: give the run or directory of a stage=vae, or tiny")
+    if model.task == "i2v" and model.variants and config.data.kind != "latents":
+        raise ConfigError("model.task=i2v needs data=latents (data_prep.encode task=i2v), or model.variants=0")
     if bad := [t for t in model.validation_timesteps if not 0 < t < 1]:
         raise ConfigError(f"model.validation_timesteps: {bad[0]} is not in (0, 1), where 0 is data and 1 noise")
     if model.variants and config.data.buckets:

@@ -43,7 +43,7 @@ class GenerationValidation(Callback):
         rgb, alpha = generate(pl_module, self.samples, self.data)
         tiles = [on_checkerboard(c, a, side=128) for c, a in zip(rgb, alpha, strict=True)]
         title = f"step {trainer.global_step}: {self.samples.steps} steps, guidance {self.samples.guidance:g}"
-        self._write(trainer, gallery(tiles, self.samples.prompts, title=title))
+        self._write(trainer, gallery(tiles, given_prompts(pl_module, self.samples)[0], title=title))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -71,13 +71,22 @@ class GenerationValidation(Callback):
                 logger.experiment.log({"samples": video, "trainer/global_step": trainer.global_step})
 
 
+def given_prompts(module: AlphaDiTModule, samples: SamplesConfig) -> tuple[list[str], Tensor | None]:
+    """What is generated from: the configured prompts, for i2v the first held-out clips' captions and first frames."""
+    if module.given is None:
+        return samples.prompts, None
+    count = min(len(samples.prompts), len(module.given[0]))
+    return module.given[0][:count], module.given[1][:count]
+
+
 @torch.no_grad()
 def generate(module: AlphaDiTModule, samples: SamplesConfig, data: DataConfig) -> tuple[Tensor, Tensor]:
     """rgb (B, 3, T, H, W) and alpha (B, 1, T, H, W) of all prompts, sample n with seed `seed + n`."""
     shape = module.codec.latent_shape(data.num_frames, data.size[0], data.size[1])
-    seeds = range(samples.seed, samples.seed + len(samples.prompts))
+    prompts, condition = given_prompts(module, samples)
+    seeds = range(samples.seed, samples.seed + len(prompts))
     shift = noise_shift(chosen_masks(shape[1:])) if module.settings.noise == "shifted" else None
-    with module.sampling(samples.prompts) as model:
+    with module.sampling(prompts, condition) as model:
         z = sample_latents(
             model, module.scheduler, shape, list(seeds), samples.steps, samples.guidance, shift, module.device
         )

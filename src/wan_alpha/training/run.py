@@ -21,7 +21,7 @@ from rich.markdown import Markdown
 from ..stages.dit import AlphaDiTModule
 from ..stages.stage import StageModule
 from .build import build_module
-from .build_dit import build_latent_data
+from .build_dit import build_latent_data, build_stored_data
 from .build_optim import schedule_steps
 from .checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError, PeriodicCheckpoint, last_checkpoint
 from .config import AlphaDiTConfig, RunConfig, TrainerConfig
@@ -35,6 +35,7 @@ from .metrics_csv import MetricsCSV
 from .progress import StepProgress
 from .provenance import describe_environment, write_json
 from .quiet import quieten_lightning
+from .stored import StoredLatentDataModule
 from .validation import ReconstructionValidation
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
         "precision": resolve_precision(config.trainer),
         "schedule steps": schedule_steps(config) if config.optim.decay_share else None,
         "data manifest": manifests,
-        "data mixture": list(data.order.quotas) if config.data.sources else None,
+        "data mixture": list(data.order.quotas) if isinstance(data, ClipDataModule) and config.data.sources else None,
         "base weights": module.base_fingerprint(),
     }
     checkpoint = find_checkpoint(config.ckpt_path, run_dir)
@@ -82,8 +83,11 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
     CONSOLE.print(f"[green]done[/green]: {run_dir}")
 
 
-def build_data(config: RunConfig, module: StageModule) -> ClipDataModule:
-    """Clips, or for stage=dit their latents."""
+def build_data(config: RunConfig, module: StageModule) -> ClipDataModule | StoredLatentDataModule:
+    """Clips, or for stage=dit their latents, stored before or encoded now."""
+    if isinstance(module, AlphaDiTModule) and config.data.kind == "latents":
+        assert isinstance(config.model, AlphaDiTConfig)
+        return build_stored_data(config, config.model, module)
     if isinstance(module, AlphaDiTModule) and isinstance(config.model, AlphaDiTConfig) and config.model.variants:
         return build_latent_data(config, config.model, module)
     return ClipDataModule(config.data, config.seed, config.trainer.accumulate_grad_batches)
@@ -249,12 +253,12 @@ def build_loggers(config: RunConfig, tree: dict[str, Any], first_step: int) -> l
     return loggers
 
 
-def report_data(data: ClipDataModule) -> None:
+def report_data(data: ClipDataModule | StoredLatentDataModule) -> None:
     """Say what there is to train on, and what had to be left out."""
     train, val = data.train_source, data.val_source
     frames = sum(clip.num_frames for clip in train.clips)
     CONSOLE.print(f"data: {len(train)} training clips ({frames} frames), {len(val)} held out")
-    if data.labels is not None:
+    if isinstance(data, ClipDataModule) and data.labels is not None:
         counts = np.bincount(data.labels, minlength=len(data.buckets))
         shapes = (f"{n} as {b.num_frames}x{b.size[0]}x{b.size[1]}" for n, b in zip(counts, data.buckets, strict=True))
         CONSOLE.print(f"buckets: {', '.join(shapes)}")
