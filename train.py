@@ -14,6 +14,11 @@ register_resolver()
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     config, tree = checked(cfg)
+    if config.plan:
+        from wan_alpha.training.plan import print_plan
+
+        print_plan(config)
+        return
     from wan_alpha.training.run import train  # after the check: a typo should not wait for the imports
 
     train(config, tree)

@@ -322,4 +322,5 @@ class RunConfig:
     loss: LossConfig | None
     logger: LoggerConfig
     callbacks: CallbacksConfig
+    plan: bool = False  # say what the run is going to need, and stop
     note: str = ""  # for experiment files: what this is for

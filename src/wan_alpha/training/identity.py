@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 FREE = (
     "ckpt_path",
     "run_dir",
+    "plan",
     "note",
     "logger",
     "callbacks",

@@ -1,0 +1,255 @@
+"""What a run is going to need, before anything is loaded: `python train.py stage=dit ... plan=true`.
+
+Weights, gradients, optimiser and average follow from the shapes in the base's configuration files.  Activations are
+found by running the step on fake tensors, which have shapes and no numbers: what autograd keeps of the forward pass,
+with checkpointing the inputs of all blocks and what one block keeps, and what comes and goes besides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import UMT5Config, UMT5EncoderModel
+
+from ..command import ConfigError
+from ..models.alpha_vae import AdapterSpec, AlphaVAE
+from ..models.base import BaseError, locate_base, spatial_stride, temporal_stride
+from ..models.dit_adapters import add_dit_adapters
+from ..models.text import MAX_TOKENS
+from .config import AlphaDiTConfig, RunConfig
+from .memory import LiveBytes, bytes_of, faked
+
+WAN21_VAE: dict[str, Any] = {}  # diffusers' defaults are Wan2.1's
+WAN22_VAE = {
+    "base_dim": 160, "decoder_base_dim": 256, "z_dim": 48, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2,
+    "temperal_downsample": [False, True, True], "is_residual": True, "patch_size": 2, "in_channels": 12,
+    "out_channels": 12, "scale_factor_spatial": 16, "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48,
+}  # fmt: skip
+WAN = {"text_dim": 4096, "attention_head_dim": 128}
+KNOWN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "wan2.1-1.3b": (WAN | {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}, WAN21_VAE),
+    "wan2.1-14b": (WAN | {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}, WAN21_VAE),
+    "wan2.2-5b": (
+        WAN | {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48, "out_channels": 48},
+        WAN22_VAE,
+    ),
+}
+UMT5_XXL = {
+    "vocab_size": 256384, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
+    "feed_forward_proj": "gated-gelu",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """A training step of the transformer: its batch of latents (B, z, T', h, w), text tokens, and how it is run."""
+
+    latent: tuple[int, int, int, int, int]
+    text_tokens: int
+    rank: int
+    kind: str = "dora"
+    checkpointing: bool = False
+    autocast: bool = False
+    dtype: torch.dtype = torch.float32
+
+
+@dataclass
+class Plan:
+    """Bytes by part, and the FLOPs of a step: forward and backward, without what checkpointing computes again."""
+
+    parts: dict[str, int] = field(default_factory=dict)
+    flops: int = 0
+    trained: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def plan_step(architecture: dict[str, Any], shape: StepShape) -> Plan:
+    """What the transformer, its adapters and one step need."""
+    mode = FakeTensorMode()
+    with torch.device("meta"):
+        transformer = WanTransformer3DModel(**architecture)
+        transformer.to(shape.dtype)
+        if shape.kind == "full":
+            transformer.requires_grad_(True)
+        else:
+            add_dit_adapters(transformer, shape.rank, shape.rank, shape.kind)  # type: ignore[arg-type]
+    trained = bytes_of(transformer, trained=True)
+    frozen = bytes_of(transformer, trained=False)
+    faked(transformer, mode)
+    plan = Plan({"transformer": frozen, "adapters": trained}, step_flops(architecture, shape))
+    if shape.kind == "full":
+        plan.parts = {"transformer": frozen + trained}
+    plan.trained = sum(p.numel() for p in transformer.parameters() if p.requires_grad)
+    plan.parts |= {"gradients": trained, "optimiser": 2 * trained, "average": trained}
+    with mode, flash_attention():
+        kept, transient = _activations(transformer, architecture, shape)
+    plan.parts |= {"activations": kept, "working space": transient}
+    return plan
+
+
+def _activations(transformer: nn.Module, architecture: dict[str, Any], shape: StepShape) -> tuple[int, int]:
+    """(bytes that autograd keeps, bytes that come and go at most besides), on a fake transformer."""
+    b, z, t, h, w = shape.latent
+    x = torch.randn(b, z, t, h, w, dtype=shape.dtype)
+    text = torch.randn(b, shape.text_tokens, architecture["text_dim"], dtype=shape.dtype)
+    timestep = torch.rand(b)
+
+    def run(checkpointing: bool, backward: bool) -> tuple[int, int]:
+        transformer.gradient_checkpointing = checkpointing  # type: ignore[assignment]
+        if checkpointing:
+            transformer.enable_gradient_checkpointing()  # type: ignore[operator]
+        live = LiveBytes()
+        with live, torch.autocast("cpu", torch.bfloat16, enabled=shape.autocast):
+            loss = transformer(x, timestep, text, return_dict=False)[0].float().square().mean()
+            kept = live.now
+            if backward:
+                loss.backward()
+        return kept, live.peak - kept
+
+    everything, transient = run(False, backward=True)
+    if not shape.checkpointing:
+        return everything, transient
+    inputs, _ = run(True, backward=False)
+    return inputs + (everything - inputs) // int(architecture["num_layers"]), transient
+
+
+@contextmanager
+def flash_attention() -> Iterator[None]:
+    """Attention as the fused kernels do it: fake tensors would choose the one that keeps a matrix of all pairs."""
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
+
+    with patch("torch.nn.functional.scaled_dot_product_attention", attention):
+        yield
+
+
+def step_flops(architecture: dict[str, Any], shape: StepShape) -> int:
+    """FLOPs of a forward and a backward pass, the matrix products alone.
+
+    A frozen weight costs one product forward and one backward (no gradient of its own), attention 4·N·M·d forward and
+    twice that backward, a low-rank pair three times its forward product.
+    """
+    a = {"patch_size": (1, 2, 2), "in_channels": 16, "out_channels": 16} | architecture
+    b, _, t, h, w = shape.latent
+    n = b * (t // a["patch_size"][0]) * (h // a["patch_size"][1]) * (w // a["patch_size"][2])
+    m = b * shape.text_tokens
+    d, f = a["num_attention_heads"] * a["attention_head_dim"], a["ffn_dim"]
+    passes = 3 if shape.kind == "full" else 2
+    on_image, on_text = 6 * d * d + 2 * d * f, 2 * d * d
+    # Text is an input: a frozen key or value projection of it has no backward product.
+    dense = 2 * n * on_image * passes + 2 * m * on_text * (passes - 1)
+    low = 0 if shape.kind == "full" else 2 * shape.rank * 3 * (n * (6 * 2 * d + 2 * (d + f)) + m * 2 * 2 * d)
+    attention = 12 * d * (n * (n // b) + n * (m // b))
+    return int(a["num_layers"]) * (dense + low + attention)
+
+
+# ----- of a run -------------------------------------------------------------------------------------------------------
+
+
+def plan_run(config: RunConfig) -> Plan:
+    """The plan of a configured run of stage=dit, for each device.
+
+    Raises:
+        ConfigError: another stage.
+        BaseError: the shapes of the base are not known.
+    """
+    model = config.model
+    if not isinstance(model, AlphaDiTConfig):
+        raise ConfigError(f"plan=true is for stage=dit; stage={config.stage} has no plan")
+    architecture, vae_config, text_config = shapes(config, model)
+    with torch.device("meta"):
+        vae = AutoencoderKLWan(**vae_config)
+        text = UMT5EncoderModel(UMT5Config(**text_config))
+        latent = _latent(config, vae)
+        codec = AlphaVAE(vae, AdapterSpec(rank=128, merge_init="random")) if model.vae_adapters else vae
+    z, channels = latent[1], 2 * latent[1] + temporal_stride(vae) if model.task == "i2v" else latent[1]
+    architecture |= {"in_channels": channels, "out_channels": z, "text_dim": text.config.d_model}
+    shape = StepShape(
+        (latent[0], channels, *latent[2:]),
+        32 if model.fold_padding else MAX_TOKENS,
+        model.adapter.rank,
+        model.adapter.kind,
+        config.trainer.activation_checkpointing,
+        _autocast(config),
+    )
+    plan = plan_step(architecture, shape)
+    others = {"text encoder": bytes_of(text), "RGBA VAE": bytes_of(codec)}
+    plan.parts = {"transformer": plan.parts.pop("transformer"), **others, **plan.parts}
+    return plan
+
+
+def _autocast(config: RunConfig) -> bool:
+    from .run import resolve_precision  # it imports this module's neighbours
+
+    return resolve_precision(config.trainer) != "32-true"
+
+
+def _latent(config: RunConfig, vae: AutoencoderKLWan) -> tuple[int, int, int, int, int]:
+    frames = 1 + (config.data.num_frames - 1) // temporal_stride(vae)
+    height, width = (side // spatial_stride(vae) for side in config.data.size)
+    return config.data.batch_size, int(vae.config["z_dim"]), frames, height, width
+
+
+def shapes(config: RunConfig, model: AlphaDiTConfig) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The arguments of transformer, VAE and text encoder, from the files of a local base or from what is known."""
+    base = config.base.path
+    if base in KNOWN and not Path(base).exists():
+        transformer, vae = KNOWN[base]
+        return dict(transformer), dict(vae), dict(UMT5_XXL)
+    where = Path(locate_base(base))
+    vae = _arguments(where / "vae")
+    if model.fresh is not None:
+        text = {"vocab_size": 4096, **model.fresh.text_encoder}
+        return dict(model.fresh.transformer), vae, text
+    text = _arguments(where / "text_encoder")
+    known = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "feed_forward_proj")
+    return _arguments(where / "transformer"), vae, {name: text[name] for name in known if name in text}
+
+
+def _arguments(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / "config.json").read_text())
+    except OSError as error:
+        raise BaseError(
+            f"plan=true reads {folder / 'config.json'}, which is not there; known without files: {', '.join(KNOWN)}"
+        ) from error
+    return {name: value for name, value in content.items() if not name.startswith("_")}
+
+
+def print_plan(config: RunConfig) -> None:
+    """Show the plan of a run."""
+    plan = plan_run(config)
+    table = Table(title="memory of each device", title_justify="left")
+    table.add_column("part")
+    table.add_column("GiB", justify="right")
+    for name, size in plan.parts.items():
+        table.add_row(name, f"{size / 2**30:.3f}")
+    table.add_section()
+    table.add_row("in all", f"{plan.total / 2**30:.3f}")
+    console = Console()
+    console.print(table)
+    accumulate = config.trainer.accumulate_grad_batches
+    console.print(
+        f"trained: {plan.trained / 1e6:.2f} million numbers; a step of each device: "
+        f"{plan.flops * accumulate / 1e12:.4g} TFLOP (matrix products, without what checkpointing computes again)",
+        highlight=False,
+    )
+    if isinstance(config.model, AlphaDiTConfig) and config.data.kind != "latents" and not config.model.variants:
+        console.print("every batch is encoded anew: the VAE's own passes come on top; data=latents has none")
