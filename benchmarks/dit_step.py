@@ -5,9 +5,9 @@
     python -m benchmarks.dit_step --model tiny                   # does it run? a few seconds on a CPU
 
 Forms: `checkpointing` and `compile` on or off, the frozen base in bf16 or stored in fp8 (cast up layer by layer; DoRA
-then goes the way of quantised layers).  DoRA of rank 32, AdamW.  A form that runs out of memory says so in its row.  MFU counts
-the matrix products of a forward and a backward pass (`training.plan.step_flops`), not what checkpointing computes again,
-over the peak of --peak-tflops; without it MFU is left out.
+then goes the way of quantised layers).  DoRA of rank 32, AdamW.  A form that runs out of memory says so in its row.
+MFU counts the matrix products of a forward and a backward pass (`training.plan.step_flops`), not what checkpointing
+computes again, over the peak of --peak-tflops; without it MFU is left out.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ def build(args: argparse.Namespace, form: dict[str, Any]) -> WanTransformer3DMod
     finally:
         torch.set_default_dtype(before)
     dit.requires_grad_(False).train()
-    if form["fp8"]:
-        dit.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16)
     add_dit_adapters(dit, args.rank, args.rank)
+    if form["fp8"]:
+        kept = ("patch_embedding", "condition_embedder", "norm", "lora_")
+        dit.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16, skip_modules_pattern=kept)
     if form["checkpointing"]:
         dit.enable_gradient_checkpointing()
     if form["compile"]:

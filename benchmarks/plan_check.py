@@ -2,8 +2,8 @@
 
     python -m benchmarks.plan_check
 
-Each size runs in a process of its own: transformer and adapters are built, two steps are taken with AdamW and an average
-as in training, and the growth of the resident set above what Python and its libraries need is measured.
+Each size runs in a process of its own: transformer and adapters are built, two steps are taken with AdamW and an
+average as in training, and the growth of the resident set above what Python and its libraries need is measured.
 """
 
 from __future__ import annotations
@@ -86,10 +86,9 @@ def main() -> None:
         plan = plan_step(*size)
         parts = {part: round(bytes_ / 2**20, 1) for part, bytes_ in plan.parts.items()}
         planned = plan.total / 2**20
-        rows[name] = {"planned_mib": planned, "measured_mib": measured, "ratio": planned / measured, "parts": parts}
-        print(
-            f"{name:14s} planned {planned:7.1f} MiB  measured {measured:7.1f} MiB  ratio {planned / measured:.3f}  {parts}"
-        )
+        ratio = planned / measured
+        rows[name] = {"planned_mib": planned, "measured_mib": measured, "ratio": ratio, "parts": parts}
+        print(f"{name:14s} planned {planned:7.1f} MiB  measured {measured:7.1f} MiB  ratio {ratio:.3f}  {parts}")
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     RESULTS.mkdir(exist_ok=True)
     report = {"commit": commit, "torch": torch.__version__, "threads": torch.get_num_threads(), "sizes": rows}

@@ -52,7 +52,8 @@ def keys(cfg: DictConfig) -> set[str]:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_of_every_group_is_valid(group: str, option: str) -> None:
-    config, tree = checked(compose(f"{group}={option}", *GIVEN))
+    stage = ["stage=dit"] if (group, option) == ("data", "latents") else []
+    config, tree = checked(compose(f"{group}={option}", *stage, *GIVEN))
     assert tree[group if group != "stage" else "stage"] is not None
     assert config.run_dir.startswith("runs/")
 
@@ -139,6 +140,7 @@ def test_every_experiment_runs(name: str, complete: Path, clips: Path, tmp_path:
         given += [f"model.vae_adapters={complete}"] if config.model.vae_adapters else []
         given += ["model.variants=1"] if config.model.variants else []
         given += ["model.fresh.transformer.num_layers=1"] if config.model.fresh else []
+    given += [f"loss.prior.base={complete}"] if config.stage == "vae" else []
     places = [f"base.path={complete}", f"data.root={clips}", f"run_dir={tmp_path}"]
     run.train(*checked(compose(f"experiment={name}", *SMALL, *given, *places)))
     directory, figure = OUTCOME[config.stage]

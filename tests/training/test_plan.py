@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import dit_step
-from benchmarks.vae_step import KeptBytes
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from launch import compose
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import dit_step
+from benchmarks.vae_step import KeptBytes
 from wan_alpha.command import ConfigError
 from wan_alpha.models.base import BaseError
 from wan_alpha.models.dit_adapters import add_dit_adapters

@@ -23,6 +23,7 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -144,7 +145,7 @@ class FastDoraLinear(PeftLinear):
 def is_plain(base: nn.Module) -> bool:
     """Whether a layer is an ordinary `nn.Linear` with a floating-point weight, not a quantised one."""
     weight = cast(Tensor, base.weight)
-    return type(base) is nn.Linear and type(weight.data) is Tensor and weight.dtype.itemsize > 1
+    return type(base) is nn.Linear and type(weight.data) in (Tensor, FakeTensor) and weight.dtype.itemsize > 1
 
 
 def _rows(base: nn.Linear, x: Tensor) -> Tensor:

@@ -80,8 +80,24 @@ class Plan:
 
 
 def plan_step(architecture: dict[str, Any], shape: StepShape) -> Plan:
-    """What the transformer, its adapters and one step need."""
-    mode = FakeTensorMode()
+    """What the transformer, its adapters and one step need: blocks are alike, so two small ones tell of all."""
+    layers = int(architecture["num_layers"])
+    one, two = (_sizes(architecture | {"num_layers": n}, shape) for n in (1, 2))
+    frozen, trained, numbers, kept, inputs, transient = (
+        a + (layers - 1) * (b - a) for a, b in zip(one, two, strict=True)
+    )
+    if shape.checkpointing:
+        kept = inputs + two[3] - one[3]  # inputs of all blocks, and what one keeps
+    weights = {"transformer": frozen, "adapters": trained} if shape.kind != "full" else {"transformer": trained}
+    plan = Plan(weights, step_flops(architecture, shape), numbers)
+    plan.parts |= {"gradients": trained, "optimiser": 2 * trained, "average": trained}
+    plan.parts |= {"activations": kept, "working space": transient}
+    return plan
+
+
+def _sizes(architecture: dict[str, Any], shape: StepShape) -> tuple[int, ...]:
+    """Of a transformer: bytes frozen and trained, numbers trained, bytes kept for the backward pass without and with
+    checkpointing, and bytes that come and go besides (without)."""
     with torch.device("meta"):
         transformer = WanTransformer3DModel(**architecture)
         transformer.to(shape.dtype)
@@ -89,31 +105,22 @@ def plan_step(architecture: dict[str, Any], shape: StepShape) -> Plan:
             transformer.requires_grad_(True)
         else:
             add_dit_adapters(transformer, shape.rank, shape.rank, shape.kind)  # type: ignore[arg-type]
-    trained = bytes_of(transformer, trained=True)
-    frozen = bytes_of(transformer, trained=False)
+    weights = bytes_of(transformer, trained=False), bytes_of(transformer, trained=True)
+    numbers = sum(p.numel() for p in transformer.parameters() if p.requires_grad)
+    mode = FakeTensorMode()
     faked(transformer, mode)
-    plan = Plan({"transformer": frozen, "adapters": trained}, step_flops(architecture, shape))
-    if shape.kind == "full":
-        plan.parts = {"transformer": frozen + trained}
-    plan.trained = sum(p.numel() for p in transformer.parameters() if p.requires_grad)
-    plan.parts |= {"gradients": trained, "optimiser": 2 * trained, "average": trained}
     with mode, flash_attention():
-        kept, transient = _activations(transformer, architecture, shape)
-    plan.parts |= {"activations": kept, "working space": transient}
-    return plan
+        return (*weights, numbers, *_activations(transformer, architecture, shape))
 
 
-def _activations(transformer: nn.Module, architecture: dict[str, Any], shape: StepShape) -> tuple[int, int]:
-    """(bytes that autograd keeps, bytes that come and go at most besides), on a fake transformer."""
+def _activations(transformer: nn.Module, architecture: dict[str, Any], shape: StepShape) -> tuple[int, int, int]:
+    """(bytes that autograd keeps, the same with checkpointing, bytes that come and go at most besides)."""
     b, z, t, h, w = shape.latent
     x = torch.randn(b, z, t, h, w, dtype=shape.dtype)
     text = torch.randn(b, shape.text_tokens, architecture["text_dim"], dtype=shape.dtype)
     timestep = torch.rand(b)
 
-    def run(checkpointing: bool, backward: bool) -> tuple[int, int]:
-        transformer.gradient_checkpointing = checkpointing  # type: ignore[assignment]
-        if checkpointing:
-            transformer.enable_gradient_checkpointing()  # type: ignore[operator]
+    def run(backward: bool) -> tuple[int, int]:
         live = LiveBytes()
         with live, torch.autocast("cpu", torch.bfloat16, enabled=shape.autocast):
             loss = transformer(x, timestep, text, return_dict=False)[0].float().square().mean()
@@ -122,11 +129,10 @@ def _activations(transformer: nn.Module, architecture: dict[str, Any], shape: St
                 loss.backward()
         return kept, live.peak - kept
 
-    everything, transient = run(False, backward=True)
-    if not shape.checkpointing:
-        return everything, transient
-    inputs, _ = run(True, backward=False)
-    return inputs + (everything - inputs) // int(architecture["num_layers"]), transient
+    everything, transient = run(backward=True)
+    transformer.enable_gradient_checkpointing()  # type: ignore[operator]
+    inputs, _ = run(backward=False)
+    return everything, inputs, transient
 
 
 @contextmanager
@@ -146,7 +152,7 @@ def step_flops(architecture: dict[str, Any], shape: StepShape) -> int:
     A frozen weight costs one product forward and one backward (no gradient of its own), attention 4·N·M·d forward and
     twice that backward, a low-rank pair three times its forward product.
     """
-    a = {"patch_size": (1, 2, 2), "in_channels": 16, "out_channels": 16} | architecture
+    a: dict[str, Any] = {"patch_size": (1, 2, 2)} | architecture
     b, _, t, h, w = shape.latent
     n = b * (t // a["patch_size"][0]) * (h // a["patch_size"][1]) * (w // a["patch_size"][2])
     m = b * shape.text_tokens

@@ -8,9 +8,9 @@ import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..data.captions import TRANSPARENT, CaptionStyle, vary_caption
 from ..data.latents import LatentDataset, LatentSource, collate_latents
 from ..data.order import GlobalOrderSampler
+from ..data.rewording import TRANSPARENT, Rewording, vary_caption
 from .config import DataConfig
 
 _CAPTION_STREAM = 4  # as for latents that are encoded in the run
@@ -19,7 +19,7 @@ _CAPTION_STREAM = 4  # as for latents that are encoded in the run
 class Captioned(Dataset[dict[str, Any]]):
     """Stored samples with their captions in other words; the stored embeddings, of the plain words, are left out."""
 
-    def __init__(self, dataset: LatentDataset, seed: int, style: CaptionStyle) -> None:
+    def __init__(self, dataset: LatentDataset, seed: int, style: Rewording) -> None:
         self.dataset, self.seed, self.style = dataset, seed, style
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class StoredLatentDataModule(pl.LightningDataModule):
         seed: int,
         accumulate: int,
         wanted: dict[str, Any],
-        style: CaptionStyle,
+        style: Rewording,
         stored_text: bool,
     ) -> None:
         super().__init__()
