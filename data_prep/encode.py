@@ -102,7 +102,12 @@ def _finish(options: Options, encoder: Encoder, jobs: list[Job]) -> dict[str, An
 
 def check(options: Options) -> None:
     """Options that make no sense, in sentences."""
-    allowed = {"dtype": DTYPES, "task": ("t2v", "i2v"), "stills": ("smooth", "integer", "static")}
+    allowed = {
+        "dtype": DTYPES,
+        "captions": ("composed", "plain"),
+        "task": ("t2v", "i2v"),
+        "stills": ("smooth", "integer", "static"),
+    }
     for name, values in allowed.items():
         if getattr(options, name) not in values:
             raise DataError(f"{name}={getattr(options, name)}: expected one of {', '.join(values)}")

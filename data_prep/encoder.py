@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from wan_alpha.data.captions import CaptionStyle
 from wan_alpha.data.dataset import ClipDataset, Sample, collate
 from wan_alpha.data.folders import FolderSource
 from wan_alpha.data.latents import LatentEntry, LatentsError, entry_key, read_latent_header, write_latent_shard
@@ -49,6 +50,9 @@ class Options:
     val_share: Annotated[float, "share of clips held out, where the folder does not say"] = 0.1
     task: Annotated[str, "t2v, or i2v: also the latent of each clip's first frame"] = "t2v"
     text: Annotated[bool, "also embed the captions"] = True
+    captions: Annotated[str, "composed of captions and labels as in training by default, or plain: as they are"] = (
+        "composed"
+    )
     dtype: Annotated[str, "of the stored latents: float16 is closer than bfloat16, for they are near unit scale"] = (
         "float16"
     )
@@ -98,6 +102,7 @@ class Encoder:
             augment=augment,
             scale=(1.0, o.zoom) if augment else (1.0, 1.0),
             stills=o.stills,  # type: ignore[arg-type]
+            captions=CaptionStyle() if o.captions == "composed" else None,
             flip=o.flip,
         )
 
@@ -121,9 +126,9 @@ class Encoder:
         window = {
             "clip": clip.key, "frames": clip.num_frames, "crc32": clip.meta.get("crc32"), "number": n, "split": split,
             "seed": o.seed, "num_frames": o.num_frames, "stride": o.frame_stride, "size": [o.height, o.width],
-            "zoom": o.zoom, "flip": o.flip, "stills": o.stills,
+            "zoom": o.zoom, "words": clip.caption, "flip": o.flip, "stills": o.stills,
         }  # fmt: skip
-        return window, clip.caption
+        return window, dataset._caption(clip, n)
 
     def is_done(self, job: Job) -> bool:
         """Whether a shard is there and is what would be made now."""

@@ -106,7 +106,7 @@ class LatentSource:
         root: folder written by `data_prep.encode`.
         split: "train" or "val".
         wanted: what the reader works with, as far as it knows: any of the names in `MEANINGS`.
-        exclude: captions of samples that are left out.
+        exclude: captions of clips whose samples are left out.
 
     Raises:
         LatentsError: see there; the message says what differs and what to do.
@@ -122,9 +122,9 @@ class LatentSource:
         self._handles: dict[Path, Any] = {}
         for name in manifest["shards"][split]:
             self._add(self.root / name)
-        if unknown := sorted(set(exclude) - {entry.caption for entry in self.entries}):
+        if unknown := sorted(set(exclude) - {entry.window.get("words") for entry in self.entries}):
             raise DataError(f"no encoded clip has the caption {unknown[0]!r}, which data.exclude names")
-        kept = [place for place, entry in enumerate(self.entries) if entry.caption not in exclude]
+        kept = [place for place, entry in enumerate(self.entries) if entry.window.get("words") not in exclude]
         self.entries, self._files = [self.entries[n] for n in kept], [self._files[n] for n in kept]
         if not self.entries:
             raise LatentsError(f"{self.root} holds no {split} latents")

@@ -108,10 +108,9 @@ class FastDoraLinear(PeftLinear):
             bias = None if base.bias is None else base.bias.to(dtype)
             return _DoraLinear.apply(x, base.weight.to(dtype), bias, a, b, magnitude, norm, scale)
         bias = base.bias
-        straight = base(x) if bias is None else base(x) - bias
-        v = straight + scale * F.linear(F.linear(x, a), b)
+        v = _rows(base, x) + scale * F.linear(F.linear(x, a), b)
         y = v * (magnitude / norm).to(v.dtype)
-        return y if bias is None else y + bias
+        return y if bias is None else y + bias.to(y.dtype)
 
     def _fast_adapter(self) -> str | None:
         """The one active adapter, if it is DoRA without dropout and neither merged nor switched off."""
@@ -150,7 +149,8 @@ def is_plain(base: nn.Module) -> bool:
 
 def _rows(base: nn.Linear, x: Tensor) -> Tensor:
     """x W^T of any linear layer, quantised or not."""
-    return base(x) if base.bias is None else base(x) - base.bias
+    y = base(x)
+    return y if base.bias is None else y - base.bias.to(y.dtype)
 
 
 def base_square(base: nn.Linear, wide: torch.dtype, chunk: int = 1024) -> Tensor:
@@ -159,6 +159,7 @@ def base_square(base: nn.Linear, wide: torch.dtype, chunk: int = 1024) -> Tensor
         return torch.cat([part.to(wide).square().sum(1) for part in base.weight.detach().split(chunk)])
     width = base.in_features
     device, dtype = base.weight.device, torch.float32 if base.bias is None else base.bias.dtype
+    dtype = torch.bfloat16 if dtype.itemsize == 1 else dtype  # of layers stored in fp8, which are cast up to be run
     total: Tensor | None = None
     for first in range(0, width, chunk):  # W column by column, as the layer itself sees it
         count = min(chunk, width - first)
