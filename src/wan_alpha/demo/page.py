@@ -20,9 +20,8 @@ _CHECKERS = "repeating-conic-gradient(#cfcfcf 0 25%, #f5f5f5 0 50%) 0 0 / 24px 2
 EXAMPLES = ("a parrot", "fire", "a snowflake turning")
 CSS = """
 #preview .stage { display: flex; justify-content: center; align-items: center; border-radius: 8px; padding: 12px;
-                  min-height: 320px; }
-#preview img { width: min(100%, 640px); max-height: 60vh; object-fit: contain; }
-#preview img.small { image-rendering: auto; }
+                  min-height: 240px; }
+#preview img { width: min(100%, 560px); max-height: 38vh; object-fit: contain; }
 #preview .empty { color: #555; background: #fff8; padding: 8px 14px; border-radius: 6px; }
 footer { display: none !important; }
 """
