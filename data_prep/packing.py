@@ -23,6 +23,7 @@ from wan_alpha.data.encode import WRITERS
 from wan_alpha.data.errors import DataError, MediaError
 from wan_alpha.data.media import MediaInfo, Pair, probe
 from wan_alpha.data.shards import sha256_of
+from wan_alpha.data.video import is_alpha_apart
 
 COMPACT = {
     "ffv1": frozenset({".webp", ".webm", ".png", ".apng", ".mov", ".mkv"}),
@@ -89,8 +90,12 @@ class Indexed(TypedDict):
 
 def encoding(media: Path | Pair, codec: str, keep: bool) -> str:
     """How a clip gets into a shard: "" as it is, or the codec."""
-    single = isinstance(media, Path) and media.is_file()
-    return "" if single and keep and media.suffix.lower() in COMPACT[codec] else codec  # type: ignore[union-attr]
+    if not (keep and isinstance(media, Path) and media.is_file()):
+        return codec
+    ext = media.suffix.lower()
+    # What is lossy already would only lose more.
+    compact = ext in COMPACT[codec] or (codec == "x264" and ext == ".mkv" and is_alpha_apart(media))
+    return "" if compact else codec
 
 
 def encode_clip(job: Job, stage: Path) -> tuple[str, int | str]:

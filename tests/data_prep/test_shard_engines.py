@@ -16,7 +16,7 @@ from data_prep import engine, ingest, shard
 from data_prep.decisions import Decisions, decisions
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.folders import FolderSource
-from wan_alpha.data.media import read_frames
+from wan_alpha.data.media import read_frames, write_ffv1, write_x264
 from wan_alpha.data.shards import ShardSource
 
 NUM_CLIPS = 7
@@ -82,6 +82,25 @@ def test_index_says_where_each_clip_lies(own: Path, tmp_path: Path, codec: str) 
         visible = wanted[..., 3] > 0
         error = np.abs(frames[visible].astype(int) - wanted[visible])[:, :3]
         assert error.mean() <= (0 if codec == "ffv1" else 4)
+
+
+def test_what_is_compact_keeps_its_bytes(tmp_path: Path) -> None:
+    root = tmp_path / "own"
+    root.mkdir()
+    write_ffv1(rgba(1, 4), 24, root / "lossless.mkv")
+    write_x264(rgba(2, 4), 24, root / "lossy.mkv")
+    save(rgba(3)[0], root / "still.png")
+    kept = {"ffv1": {"lossless", "lossy", "still"}, "x264": {"lossy", "still"}}
+    for codec in kept:
+        for keep in (True, False):
+            pack(root, tmp_path / "out", codec=codec, keep=keep)
+            same = set()
+            for line in (tmp_path / "out" / "index.jsonl").read_text().splitlines():
+                entry = json.loads(line)
+                data = (tmp_path / "out" / entry["shard"]).read_bytes()[entry["offset"] :][: entry["size"]]
+                same |= {file.stem for file in root.iterdir() if file.read_bytes() == data}
+            wanted = kept[codec] if keep else ({"lossless"} if codec == "ffv1" else set())  # encoded to the same bytes
+            assert same == wanted, (codec, keep)
 
 
 class Killed(BaseException):

@@ -50,6 +50,16 @@ def _alpha_apart(container: InputContainer) -> bool:
     return len(streams) == 2 and streams[1].metadata.get("title") == ALPHA_TITLE
 
 
+def is_alpha_apart(file: Path) -> bool:
+    """Whether a file is one that `write_x264` wrote.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    with _opened(file, str(file)) as (container, _):
+        return _alpha_apart(container)
+
+
 def _no_alpha(name: str, found: str) -> AlphaError:
     return AlphaError(
         f"{name}: expected an alpha channel, found {found}; export it as ProRes 4444 with alpha, VP9 yuva420p or "
