@@ -127,7 +127,8 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     facts = summary(points)
     result = {
-        "command": f"python -m benchmarks.ingest --clips {options.clips} --size {options.size} --minutes {options.minutes:g}",
+        "command": f"python -m benchmarks.ingest --clips {options.clips} --size {options.size} "
+        f"--minutes {options.minutes:g}",
         "commit": commit,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         **facts,
