@@ -120,7 +120,7 @@ def test_nonsense_of_a_real_model_is_a_failure_and_is_not_stored(
     assert all("(asked 2 times)" in item["reason"] for item in found)
     assert not read_annotations(root)
     assert not (root / CACHE).exists()
-    assert "caption_failures.jsonl says why 2 questions have no answer" in capsys.readouterr().err
+    assert f"2 questions have no answer: {root / FAILURES} says why" in capsys.readouterr().err
 
 
 Answer = Callable[[BaseHTTPRequestHandler], None]

@@ -24,7 +24,7 @@ from wan_alpha.data.shards import ShardSource
 def root(tmp_path: Path) -> Path:
     """Four clips without captions."""
     frames = np.zeros((3, 16, 16, 4), np.uint8)
-    frames[:, 4:12, 4:12] = 200
+    frames[:, 4:12, 4:12] = (255, 90, 30, 200)
     for name in ("cup", "fire", "glass", "smoke"):
         write_ffv1(frames, 24.0, tmp_path / f"{name}.mkv")
     return tmp_path
