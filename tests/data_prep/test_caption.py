@@ -24,7 +24,7 @@ from data_prep import viewing
 from data_prep.caption import FAILURES, Options, caption, main
 from data_prep.captioner import CACHE, Counts, labels_from
 from data_prep.journal import Journal, entry
-from data_prep.measures.clip import MEASURES
+from data_prep.measures.names import MEASURES
 from data_prep.questions import question
 from wan_alpha.data.annotations import read_annotations, read_entries
 from wan_alpha.data.errors import DataError
