@@ -79,8 +79,8 @@ function fillList(order) {
     clips.sort((a, b) => value(a) - value(b));
   }
   list.replaceChildren(...clips.map(clip => element("button", {"data-clip": clip.id, onclick: () => drill(clip)},
-    clip.id, " ", element("small", {}, clip.text ?? clip.category))));
-  if (clips.length) drill(clips[0]);
+    clip.id in data.players ? "▸ " : "", clip.id, " ", element("small", {}, clip.text ?? (clip.category === "all" ? "" : clip.category)))));
+  if (clips.length) drill(order ? clips[0] : clips.find(clip => clip.id in data.players) ?? clips[0]);
 }
 
 function start() {
