@@ -20,6 +20,8 @@ from wan_alpha import AlphaVAE, AlphaWanPipeline
 from wan_alpha.interop.adapter_files import find_adapters
 from wan_alpha.models.adapters import AdapterError
 from wan_alpha.models.base import BaseError, SizeError
+from wan_alpha.models.codecs import AlphaCodec
+from wan_alpha.models.image_condition import condition_latent
 from wan_alpha.pipeline.image_to_video import ImageError, condition
 from wan_alpha.pipeline.schedules import distilled_sigmas, explicit_sigmas
 from wan_alpha.pipeline.video import Video
@@ -262,6 +264,13 @@ def test_first_frame_decides_the_video(i2v: AlphaWanPipeline, tmp_path: Path) ->
     assert given.latent.shape == (1, 8, 2, 4, 6)
     assert given.latent[:, :4, 0].min() == 1
     assert not given.latent[:, :4, 1:].any()
+    # The same condition as in training.
+    rgb, alpha = torch.zeros(1, 3, 5, 32, 48), torch.ones(1, 1, 5, 32, 48)
+    rgb[:, 0], rgb[:, 1:] = 1, -1
+    trained = condition_latent(
+        AlphaCodec(i2v.vae.alpha_vae), {"rgb": rgb, "alpha": alpha, "background": torch.tensor([[1.0, -1.0, 1.0]])}
+    )
+    agree(given.latent[:, 4:], trained, 1e-5)
     batch = i2v(["a", "b"], **FAST, image=red)
     agree(batch[0].rgb, videos[0].rgb)
 

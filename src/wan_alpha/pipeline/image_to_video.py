@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from ..models.base import temporal_stride
+from ..models.image_condition import first_frame_mask
 
 FirstFrame = str | Path | Image.Image
 
@@ -78,18 +79,12 @@ def condition(pipe: Any, image: FirstFrame | None, num_frames: int, height: int,
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
     device, dtype = pipe._execution_device, pipe.vae.dtype
     rgb = torch.zeros(1, 3, num_frames, height, width, device=device, dtype=dtype)
-    alpha = torch.zeros(1, 1, num_frames, height, width, device=device, dtype=dtype)
+    # Frames that are not given are zero in the network's range, as in training: see `models.image_condition`.
+    alpha = torch.full((1, 1, num_frames, height, width), 0.5, device=device, dtype=dtype)
     rgb[:, :, 0], alpha[:, :, 0] = (2 * pixels[:3] - 1).to(rgb), pixels[3:].to(rgb)
     latent = pipe.vae.encode(rgb, alpha)
-    return Condition(torch.cat([first_frame_mask(pipe, latent), latent], dim=1).float(), _embed(pipe, picture))
-
-
-def first_frame_mask(pipe: Any, latent: Tensor) -> Tensor:
-    """(1, 4, T', h, w): one channel per frame of a latent frame; 1 where the frame is given."""
-    stride = temporal_stride(pipe.vae.alpha_vae.base)
-    mask = latent.new_zeros(1, stride, *latent.shape[2:])
-    mask[:, :, 0] = 1
-    return mask
+    mask = first_frame_mask(latent, temporal_stride(pipe.vae.alpha_vae.base))
+    return Condition(torch.cat([mask, latent], dim=1).float(), _embed(pipe, picture))
 
 
 @contextmanager
