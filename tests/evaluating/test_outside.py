@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluating.test_generate import frames, run, write_system
+from evaluating.test_generators import frames, run, write_system
 from PIL import Image
 from small_world import random_dora, random_pipeline, random_vae_adapters
 
