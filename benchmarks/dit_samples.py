@@ -25,7 +25,7 @@ HELD_OUT = (
     "a green heart", "a woman astronaut", "a crying cat", "a man juggling", "a woman vampire", "a man surfing",
     "a tiger face", "a woman scientist", "a red heart", "an octopus", "a waving hand", "an owl",
 )  # fmt: skip
-STEPS, GUIDANCE, FIRST_SEED = 30, 4.0, 100
+STEPS, GUIDANCE, FIRST_SEED = 20, 4.0, 100
 
 
 def main(adapters: str = "tiny", out: str = "docs/dit_samples") -> None:
@@ -40,7 +40,7 @@ def main(adapters: str = "tiny", out: str = "docs/dit_samples") -> None:
             [f"{prompt} on a transparent background" for prompt in prompts], num_frames=9, height=64, width=64,
             num_inference_steps=STEPS, guidance_scale=GUIDANCE, seed=seeds,
         )  # fmt: skip
-        tiles = [on_checkerboard(v.rgb, v.alpha, 128) for v in videos]
+        tiles = [on_checkerboard(v.rgb[0], v.alpha[0], 128) for v in videos]
         title += f": seeds {seeds[0]} to {seeds[-1]}, {STEPS} steps, guidance {GUIDANCE:g}"
         halves.append(gallery(tiles, prompts, title=title))
     frames = [Image.fromarray(page) for page in np.concatenate(halves, axis=1)]
