@@ -3,9 +3,10 @@
     python -m benchmarks.decoding                      # a small Wan2.1 form on a CPU
     python -m benchmarks.decoding --base-dim 96 --size 60 104 --device cuda --dtype bfloat16
 
-Random weights.  Memory is the peak above what was there before decoding: on a CPU the resident set of a process of its
-own, on a GPU what torch allocated.  `stream` hands every chunk on and forgets it, as a writer of files does; `whole` is
-the pass that training uses.  A seam error is the largest difference to the untiled picture, whose range is [-1, 1].
+Random weights.  Memory is the peak above what was there before decoding: on a GPU what torch allocated, on a CPU the
+bytes of all tensors alive between operations (the resident set of a small model is mostly the allocator's mood).
+`stream` hands every chunk on and forgets it, as a writer of files does; `whole` is the pass that training uses, of one
+decoder.  A seam error is the largest difference to the untiled picture, whose range is [-1, 1].
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 from wan_alpha.models.whole_clip import decode_clip
@@ -46,39 +48,47 @@ def latent(args: argparse.Namespace, frames: int, rows: int, columns: int) -> to
     return torch.randn(1, 16, 1 + (frames - 1) // 4, rows, columns, device=args.device, dtype=dtype)
 
 
+class LiveBytes(TorchDispatchMode):
+    """The most bytes that tensors made inside held at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
+        for tensor in out if isinstance(out, list | tuple) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self.alive.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+        return out
+
+
 @torch.no_grad()
-def peak_of(args: argparse.Namespace, way: str, frames: int) -> float:
+def peak_of(args: argparse.Namespace, model: RgbaCodec, way: str, frames: int) -> float:
     """MiB above the start."""
-    model = codec(args)
     z = latent(args, frames, *args.size)
-    list(model.stream(z[:, :, :2]))  # buffers of the libraries are not the decoder's
-    before = _reset_peak(args.device)
-    if way == "stream":
-        for _ in model.stream(z):
-            pass
-    elif way == "whole":
-        decode_clip(model.alpha_vae.base, z)
-    else:
-        model.enable_tiling(tile=args.tile, halo=args.halo)
-        model.decode(z)
-    return round((_peak(args.device) - before) / 2**20, 1)
 
+    def run() -> None:
+        if way == "whole":
+            decode_clip(model.alpha_vae.base, z)
+        else:
+            for _ in model.stream(z):
+                pass
 
-def _reset_peak(device: str) -> int:
-    if device == "cuda":
+    if args.device == "cuda":
+        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _peak(device: str) -> int:
-    return torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
+        run()
+        peak = torch.cuda.max_memory_allocated() - before
+    else:
+        with LiveBytes() as live:
+            run()
+        peak = live.peak
+    return round(peak / 2**20, 2)
 
 
 @torch.no_grad()
@@ -96,38 +106,18 @@ def seams(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def in_own_process(args: argparse.Namespace, way: str, frames: int) -> float:
-    command = [sys.executable, "-m", "benchmarks.decoding", "--one", way, str(frames), "--base-dim", str(args.base_dim)]
-    command += [
-        "--size",
-        *map(str, args.size),
-        "--device",
-        args.device,
-        "--dtype",
-        args.dtype,
-        "--tile",
-        str(args.tile),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.strip().splitlines()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-dim", type=int, default=16, help="width of the VAE (Wan2.1: 96)")
     parser.add_argument("--size", type=int, nargs=2, default=[8, 8], help="latent rows and columns (480x832: 60 104)")
     parser.add_argument("--tile", type=int, default=16)
-    parser.add_argument("--halo", type=int, default=4)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.device == "cpu":
         torch.set_num_threads(1)
-    if args.one:
-        print(peak_of(args, args.one[0], int(args.one[1])))
-        return
-    memory = {way: {str(n): in_own_process(args, way, n) for n in lengths} for way, lengths in
+    model = codec(args)
+    memory = {way: {str(n): peak_of(args, model, way, n) for n in lengths} for way, lengths in
               (("stream", LENGTHS), ("whole", WHOLE_LENGTHS))}  # fmt: skip
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     result = {

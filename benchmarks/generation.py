@@ -152,7 +152,7 @@ def parameters(module: nn.Module) -> int:
 
 def measure_cost(args: argparse.Namespace) -> dict[str, Any]:
     """One DiT step (plain, merged, adapters apart) and decoding (plain, both merged, both apart)."""
-    size = SIZES[args.device][1]
+    size = SIZES[args.device][0 if args.device == "cpu" else -1]
     plain, merged, apart = transformer(args), transformer(args), transformer(args)
     adapter = dora(plain)
     merge_into(merged, [(adapter, 1.0)])
