@@ -115,7 +115,10 @@ SMALL = [
 ]
 SMALL_STAGE = {
     "base": ["model.init_from=null", "model.architecture.base_dim=8"],
-    "vae": ["model.lora.rank=2", "loss.perceptual.weights=bundled", "callbacks.lpips=null", "callbacks.panels=false"],
+    "vae": [
+        "model.init_from=null", "model.lora.rank=2", "loss.perceptual.weights=bundled", "callbacks.lpips=null",
+        "callbacks.panels=false",
+    ],
     "dit": [
         "model.init_from=null", "data.exclude=[]", "model.adapter.rank=2", "model.samples.prompts=[disc1]",
         "model.samples.steps=2", "trainer.activation_checkpointing=false", "model.frozen.compile=false",

@@ -235,8 +235,9 @@ def test_command_from_prompt_to_files_and_errors_in_sentences(config: GenerateCo
 def test_ctrl_c_leaves_complete_files_and_says_how_to_go_on(config: GenerateConfig, tmp_path: Path) -> None:
     arguments = ["prompt=a", "seed=[0,1,2,3,4,5,6,7]", "num_inference_steps=60", "formats=[mkv]"]
     process = subprocess.Popen(
-        command(config, *arguments), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        command(config, *arguments), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
+    )  # fmt: skip
     out = Path(config.out)
     deadline = time.monotonic() + 240
     while not list(out.glob("*.mkv")) and process.poll() is None and time.monotonic() < deadline:

@@ -13,7 +13,7 @@ from torch import Tensor
 from wan_alpha.losses.alpha import AlphaVAELoss
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 from wan_alpha.models.base import load_vae
-from wan_alpha.rendering import COLOURS, soft_render
+from wan_alpha.rendering import COLOURS, hard_render, soft_render
 from wan_alpha.stages.base import BaseVAEModule
 from wan_alpha.stages.stage import StageModule
 from wan_alpha.stages.vae import AlphaVAEModule
@@ -79,11 +79,11 @@ def base_vae(kl_weight: float = 0.0, seed: int = 0) -> BaseVAEModule:
     return BaseVAEModule(random_base("wan22"), no_optimiser, kl_weight, seed)
 
 
-def test_stage_base_shows_every_third_sample_s_alpha() -> None:
+def test_stage_base_shows_soft_hard_and_alpha_turn_about() -> None:
     b = batch(3, first=4)  # samples 4, 5, 6: the last is a multiple of three
     shown = base_vae().render(b)
-    soft = soft_render(b["rgb"], b["alpha"], b["canvas"])
-    assert torch.equal(shown[:2], soft[:2])
+    assert torch.equal(shown[0], soft_render(b["rgb"], b["alpha"], b["canvas"])[0])
+    assert torch.equal(shown[1], hard_render(b["rgb"], b["alpha"], b["background"])[1])
     assert torch.equal(shown[2], (b["alpha"][2] * 2 - 1).expand(3, -1, -1, -1))
 
 

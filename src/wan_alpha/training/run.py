@@ -247,6 +247,7 @@ def build_loggers(config: RunConfig, tree: dict[str, Any], first_step: int) -> l
                 tags=wandb.tags,
                 save_dir=config.run_dir,
                 offline=wandb.mode == "offline",
+                mode=wandb.mode,  # Lightning only sets a variable, which wandb reads once per process
                 config=tree,
             )
         )
