@@ -55,7 +55,9 @@ def measure(root: Path, clips: int, size: int, minutes: float) -> list[dict[str,
         command = [sys.executable, "-m", "data_prep.ingest", "source=fluent", f"root={root}", f"out={folder}"]
         command += [f"size={size}", "skin_tones=true", "workers=0", f"limit={clips}"]
         start = time.monotonic()
-        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        log = Path(folder) / "log.txt"
+        with log.open("w") as errors:
+            run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
         journal = Path(folder) / "records.jsonl.tmp"
         while run.poll() is None and time.monotonic() - start < 60 * minutes:
             time.sleep(0.5)
@@ -65,11 +67,13 @@ def measure(root: Path, clips: int, size: int, minutes: float) -> list[dict[str,
                     now, peak = memory_mb(run.pid)
                     seconds = processor_seconds(run.pid)
                 except (OSError, KeyError):  # it has just ended
-                    break
+                    continue
                 points.append(
                     {"clips": done, "cpu_s": seconds, "wall_s": time.monotonic() - start, "mb": now, "peak_mb": peak}
                 )
                 print(f"{done:5d} clips  {seconds:7.1f} s of one core  {now:6.0f} MB", flush=True)
+        if run.poll():  # it ended by itself, and not well
+            raise SystemExit(f"data_prep.ingest ended with code {run.returncode}:\n{log.read_text()[-2000:]}")
         run.kill()
         run.wait()
     return points
