@@ -12,9 +12,10 @@ import hydra
 import pytest
 import torch
 import yaml
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
-from small_dit_base import write_complete_base
+from small_dit_base import TRANSFORMER, write_complete_base
 
 from wan_alpha.command import ConfigError, valid_keys
 from wan_alpha.training import run
@@ -134,6 +135,16 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_complete_base(tmp_path_factory.mktemp("complete"), adapters=True)
 
 
+def image_base(complete: Path, root: Path) -> Path:
+    """The same base with an image-to-video transformer: it also takes a mask and the latent of the first frame."""
+    shutil.copytree(complete, root)
+    torch.manual_seed(0)
+    WanTransformer3DModel(**TRANSFORMER, in_channels=16, out_channels=6, text_dim=16).save_pretrained(  # type: ignore[arg-type]
+        root / "transformer"
+    )
+    return root
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_runs(name: str, complete: Path, clips: Path, tmp_path: Path) -> None:
     """Two steps and a validation, with a small base and small clips in place of its own."""
@@ -144,7 +155,9 @@ def test_every_experiment_runs(name: str, complete: Path, clips: Path, tmp_path:
         given += ["model.variants=1"] if config.model.variants else []
         given += ["model.fresh.transformer.num_layers=1"] if config.model.fresh else []
     given += [f"loss.prior.base={complete}"] if config.stage == "vae" else []
-    places = [f"base.path={complete}", f"data.root={clips}", f"run_dir={tmp_path}"]
+    i2v = isinstance(config.model, AlphaDiTConfig) and config.model.task == "i2v"
+    base = image_base(complete, tmp_path / "base") if i2v else complete
+    places = [f"base.path={base}", f"data.root={clips}", f"run_dir={tmp_path}"]
     run.train(*checked(compose(f"experiment={name}", *SMALL, *given, *places)))
     directory, figure = OUTCOME[config.stage]
     assert any((tmp_path / name).is_dir() for name in ([directory] if directory else ["adapters", "base"]))

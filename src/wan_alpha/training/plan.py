@@ -52,6 +52,8 @@ UMT5_XXL = {
     "feed_forward_proj": "gated-gelu",
 }  # fmt: skip
 
+QUANTISED = {"fp8": 1.0, "nf4": 0.56}  # bytes of a weight; nf4 with the scales of its blocks
+
 
 @dataclass(frozen=True)
 class StepShape:
@@ -180,9 +182,10 @@ def plan_run(config: RunConfig) -> Plan:
     if not isinstance(model, AlphaDiTConfig):
         raise ConfigError(f"plan=true is for stage=dit; stage={config.stage} has no plan")
     architecture, vae_config, text_config = shapes(config, model)
+    dtype = getattr(torch, model.frozen.dtype)
     with torch.device("meta"):
         vae = AutoencoderKLWan(**vae_config)
-        text = UMT5EncoderModel(UMT5Config(**text_config))
+        text = UMT5EncoderModel(UMT5Config(**text_config)).to(dtype)
         latent = _latent(config, vae)
         codec = AlphaVAE(vae, AdapterSpec(rank=128, merge_init="random")) if model.vae_adapters else vae
     z, channels = latent[1], 2 * latent[1] + temporal_stride(vae) if model.task == "i2v" else latent[1]
@@ -194,10 +197,14 @@ def plan_run(config: RunConfig) -> Plan:
         model.adapter.kind,
         config.trainer.activation_checkpointing,
         _autocast(config),
+        dtype if model.adapter.kind != "full" else torch.float32,
     )
     plan = plan_step(architecture, shape)
-    others = {"text encoder": bytes_of(text), "RGBA VAE": bytes_of(codec)}
-    plan.parts = {"transformer": plan.parts.pop("transformer"), **others, **plan.parts}
+    transformer = plan.parts.pop("transformer")
+    if model.frozen.quantise != "none":
+        transformer = int(transformer * QUANTISED[model.frozen.quantise] / dtype.itemsize)
+    others = {"text encoder": 0 if model.frozen.text_on_cpu else bytes_of(text), "RGBA VAE": bytes_of(codec)}
+    plan.parts = {"transformer": transformer, **others, **plan.parts}
     return plan
 
 
