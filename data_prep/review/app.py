@@ -214,7 +214,7 @@ class Page:
 
     def _news(self, request: gr.Request, key: str, *values: Any) -> list[Any]:
         told = {name: str(value or "") for name, value in zip(EDITABLE, values, strict=True)}
-        verdict = self.desk.shown(_tab(request), key).get("verdict", "")
+        verdict = self.desk.shown(_tab(request), key).get("verdict", "")  # has no field that could answer with it
         news = self.desk.news(_tab(request), key, told | {"verdict": verdict})
         if not news:
             return [gr.skip()] * (3 + len(EDITABLE))

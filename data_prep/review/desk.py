@@ -47,6 +47,8 @@ class Desk:
         self.measures = curated_measures(root)
         self.index = {clip.key: index for index, clip in enumerate(self.source.clips)}
         self._shown: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+        # News that were sent to a tab.  Until it answers with them, it may still show what it showed before.
+        self._sent: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
         self._lock = threading.Lock()
 
     def clip(self, key: str) -> Clip:
@@ -72,8 +74,11 @@ class Desk:
     def show(self, tab: str, key: str) -> dict[str, str]:
         """The values of a clip, which the tab shows from now on."""
         with self._lock:
-            values = self.values(key)
-            self._shown[tab, key] = dict(values)
+            values, shown = self.values(key), self._shown[tab, key]
+            shown["verdict"] = values["verdict"]
+            for name, value in values.items():
+                if shown.setdefault(name, value) != value:
+                    self._sent[tab, key][name] = value
             return values
 
     def shown(self, tab: str, key: str) -> dict[str, str]:
@@ -96,10 +101,13 @@ class Desk:
         for name, value in values.items():
             _check(name, value)
         with self._lock:
+            self._confirm(tab, key, values)
             shown = self._shown[tab, key]
-            edited = {name: text for name, text in values.items() if text != shown.get(name, "")}
             said = self.journal.annotation(key)
             now = self._values(key, said)
+            if "verdict" in values:  # is pressed, not shown in a field: it is meant, whatever the tab showed
+                shown["verdict"] = now["verdict"]
+            edited = {name: text for name, text in values.items() if text != shown.get(name, "")}
             overwritten = [
                 said.entries[name]
                 for name, text in edited.items()
@@ -107,6 +115,8 @@ class Desk:
             ]
             self.journal.append([entry(who or "unknown", "person", key, name, text) for name, text in edited.items()])
             shown |= edited
+            for name in edited:
+                self._sent[tab, key].pop(name, None)
         return Saved(list(edited), overwritten)
 
     def news(self, tab: str, key: str, values: Mapping[str, str]) -> dict[str, str]:
@@ -114,20 +124,29 @@ class Desk:
         if key not in self.index:
             return {}
         with self._lock:
+            self._confirm(tab, key, values)
             now, shown = self.values(key), self._shown[tab, key]
             news = {
                 name: now[name]
                 for name, text in values.items()
                 if now[name] != shown.get(name, "") and text == shown.get(name, "")
             }
-            shown |= news
+            self._sent[tab, key] |= news
+            shown["verdict"] = now["verdict"]
         return news
+
+    def _confirm(self, tab: str, key: str, values: Mapping[str, str]) -> None:
+        """Note which news have arrived in a tab: it answers with them."""
+        sent = self._sent[tab, key]
+        for name in [name for name, text in values.items() if sent.get(name) == text]:
+            self._shown[tab, key][name] = sent.pop(name)
 
     def forget(self, tab: str) -> None:
         """The tab was closed."""
         with self._lock:
-            for known in [known for known in self._shown if known[0] == tab]:
-                del self._shown[known]
+            for memory in (self._shown, self._sent):
+                for known in [known for known in memory if known[0] == tab]:
+                    del memory[known]
 
     def keys(self, chosen: str, search: str) -> list[str]:
         """Keys of the clips that a filter lets through and whose key or captions contain the search words."""

@@ -61,6 +61,35 @@ def test_the_later_of_two_edits_counts_and_says_whose_it_replaced(root: Path) ->
     assert Desk(root).values("cup")["note"] == "bad"
 
 
+def test_news_on_their_way_are_not_undone(root: Path) -> None:
+    desk = Desk(root)
+    one, two = desk.show("one", "cup"), desk.show("two", "cup")
+    desk.save("one", "cup", "anna", one | {"short_en": "A cup."})
+    assert desk.news("two", "cup", two) == {"short_en": "A cup."}
+    # The news have not reached tab two yet, or its browser sleeps, when an edit of another field comes from there.
+    assert desk.save("two", "cup", "ben", two | {"note": "n"}).fields == ["note"]
+    assert desk.news("two", "cup", two | {"note": "n"}) == {"short_en": "A cup."}, "they are sent until they arrive"
+    arrived = two | {"note": "n", "short_en": "A cup."}
+    assert desk.news("two", "cup", arrived) == {}
+    assert desk.save("two", "cup", "ben", arrived | {"short_en": ""}).fields == ["short_en"], "now it is an edit"
+    # The same when a clip is shown again.
+    desk.save("one", "cup", "anna", one | {"short_en": "A mug."})
+    assert desk.show("two", "cup")["short_en"] == "A mug."
+    assert desk.save("two", "cup", "ben", arrived | {"short_en": "", "note": "m"}).fields == ["note"]
+    assert read_annotations(root)["cup"].value("short_en") == "A mug."
+
+
+def test_a_verdict_is_meant_whatever_the_tab_showed(root: Path) -> None:
+    desk = Desk(root)
+    desk.show("one", "cup")
+    desk.save("one", "cup", "anna", {"verdict": "accepted"})
+    desk.save("two", "cup", "ben", {"verdict": "rejected"})
+    assert desk.news("one", "cup", {"verdict": "accepted"}) == {"verdict": "rejected"}
+    assert desk.news("one", "cup", {"verdict": "rejected"}) == {}
+    assert desk.save("one", "cup", "anna", {"verdict": "accepted"}).fields == ["verdict"]
+    assert read_annotations(root)["cup"].value("verdict") == "accepted"
+
+
 def test_filters_search_and_counts(root: Path) -> None:
     desk = Desk(root)
     desk.save("t", "cup", "anna", {"verdict": "accepted", "long_zh": "一只杯子"})
