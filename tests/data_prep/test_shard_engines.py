@@ -41,6 +41,23 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
+def clip_bytes(folder: Path) -> dict[str, bytes]:
+    lines = [json.loads(line) for line in (folder / "index.jsonl").read_text().splitlines()]
+    whole = {line["key"]: (folder / line["shard"]).read_bytes()[line["offset"] :] for line in lines}
+    return {line["key"]: whole[line["key"]][: line["size"]] for line in lines}
+
+
+def same_clips(folder: Path, other: Path) -> None:
+    """Fails with the clip, and the places in its pictures, where two folders of shards differ."""
+    ours, theirs = clip_bytes(folder), clip_bytes(other)
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        if ours[key] != theirs[key]:
+            places = np.argwhere(read_frames(ours[key], ".mkv", 0, 4) != read_frames(theirs[key], ".mkv", 0, 4))
+            sizes = f"{len(ours[key])} and {len(theirs[key])} bytes"
+            pytest.fail(f"{key}: {sizes}, pictures differ in {len(places)} values, first (t, y, x, c): {places[:9]}")
+
+
 def test_ray_gives_the_bytes_of_local_processes(own: Path, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     choices: dict[str, Any] = {"source": "generic", "root": own, "size": 16}
@@ -50,6 +67,7 @@ def test_ray_gives_the_bytes_of_local_processes(own: Path, tmp_path: Path) -> No
         pack(own, tmp_path / "ray", codec="x264", engine="ray")
         ingest.ingest(ingest.Options(out=tmp_path / "ingested-ray", engine="ray", **choices))
     assert not ray.is_initialized()
+    same_clips(tmp_path / "ray", tmp_path / "here")
     assert contents(tmp_path / "ray") == contents(tmp_path / "here")
     assert contents(tmp_path / "ingested-ray") == contents(tmp_path / "ingested-here")
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
+import numpy.typing as npt
 from av.codec.context import Flags
 from av.container import OutputContainer
+from av.video.reformatter import Interpolation
 from av.video.stream import VideoStream
-from torch.nn import functional as F
 
 from wan_alpha.data.resize import Frames
 
@@ -32,6 +32,8 @@ ALPHA_TITLE = "alpha"
 BT709, FULL_RANGE = 1, 2  # of FFmpeg's enumerations
 
 Blocks = Frames | Iterable[Frames]
+Floats = npt.NDArray[np.float32]
+EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT  # the same on every processor
 
 
 def write_ffv1(frames: Blocks, fps: float, file: Path | io.BytesIO) -> None:
@@ -73,7 +75,7 @@ def write_x264(frames: Blocks, fps: float, file: Path | io.BytesIO) -> None:
             for rgb, frame in zip(spread_colours(block), block, strict=True):
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
                 # One thread: swscale's slice threads race now and then and damage rows.
-                picture = picture.reformat(format="yuvj444p", dst_colorspace="itu709", threads=1)
+                picture = picture.reformat(format="yuvj444p", dst_colorspace="itu709", interpolation=EXACT, threads=1)
                 container.mux(colour.encode(picture))
                 matte = np.ascontiguousarray(frame[..., 3])
                 container.mux(alpha.encode(av.VideoFrame.from_ndarray(matte, format="gray")))
@@ -95,17 +97,36 @@ def spread_colours(frames: Frames) -> Frames:
     Returns:
         uint8 (T, H, W, 3); bit-identical where alpha > 0.
     """
-    x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
-    weight = (x[:, 3:] > 0).float()
-    levels = [(x[:, :3] * weight, weight)]
-    while max(levels[-1][0].shape[-2:]) > 1:
-        levels.append(tuple(F.avg_pool2d(part, 2, ceil_mode=True, count_include_pad=False) for part in levels[-1]))  # type: ignore[arg-type]
-    filled = levels[-1][0] / levels[-1][1].clamp_min(1e-6)
+    x = frames.astype(np.float32)
+    weight = (x[..., 3:] > 0).astype(np.float32)
+    levels = [(x[..., :3] * weight, weight)]
+    while max(levels[-1][0].shape[1:3]) > 1:
+        colours, weights = levels[-1]
+        levels.append((_halved(colours), _halved(weights)))
+    filled = levels[-1][0] / np.maximum(levels[-1][1], 1e-6)
     for colours, weights in reversed(levels[:-1]):
-        wider = F.interpolate(filled, colours.shape[-2:], mode="bilinear", align_corners=False)
-        filled = torch.where(weights > 0, colours / weights.clamp_min(1e-6), wider)
-    rgb: Frames = filled.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return rgb
+        wider = _doubled(filled)[:, : colours.shape[1], : colours.shape[2]]
+        filled = np.where(weights > 0, colours / np.maximum(weights, 1e-6), wider)
+    return np.clip(np.rint(filled), 0, 255).astype(np.uint8)
+
+
+def _halved(x: Floats) -> Floats:
+    """Means of 2x2 pixels (T, H, W, C), those beyond an odd edge counting as 0; sums in one order, so always equal."""
+    x = np.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+    x = x[:, 0::2] + x[:, 1::2]
+    return (x[:, :, 0::2] + x[:, :, 1::2]) / 4
+
+
+def _doubled(x: Floats) -> Floats:
+    """Twice the height and width, (T, H, W, C), bilinear: of the two nearest pixels, 3/4 and 1/4."""
+    for axis in (1, 2):
+        edge = [(0, 0)] * 4
+        edge[axis] = (1, 1)
+        padded = np.moveaxis(np.pad(x, edge, mode="edge"), axis, 0)
+        near = 0.75 * padded[1:-1]
+        pairs = np.stack([near + 0.25 * padded[:-2], near + 0.25 * padded[2:]], axis=1)
+        x = np.moveaxis(pairs.reshape(-1, *pairs.shape[2:]), 0, axis)
+    return x
 
 
 def _stream(
