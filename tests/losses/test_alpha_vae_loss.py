@@ -56,6 +56,16 @@ def test_stacked_terms_equal_each_picture_compared_alone(loss):
         torch.testing.assert_close(terms[f"{name}/edge"], edge_loss(pred, target).mean())
 
 
+def test_mse_is_one_more_kind_of_term_that_the_paper_does_not_have():
+    rgb, alpha, canvas = clips()
+    pred_rgb, pred_alpha, _ = clips(1)
+    loss = AlphaVAELoss(weights={"l1": 0, "mse": 2.0, "soft": 0, "hard": 0} | PIXELS)
+    total, terms = loss(pred_rgb, pred_alpha, rgb, alpha, canvas)
+    assert list(terms) == ["alpha/mse"]
+    squares = (alpha_to_rgb(pred_alpha) - alpha_to_rgb(alpha)).square().mean()
+    torch.testing.assert_close(total, 2 * squares)
+
+
 def test_vgg_sees_all_pictures_in_one_call(loss, monkeypatch):
     seen = []
     original = loss.perceptual.forward
@@ -166,7 +176,7 @@ def test_mistakes_are_named():
         AlphaVAELoss(render="hard")
     with pytest.raises(ValueError, match="hard_mask must be one of target, prediction, got 'both'"):
         AlphaVAELoss(hard_mask="both")
-    with pytest.raises(ValueError, match="unknown loss weight 'egde'; known: l1, perceptual, edge, alpha, soft"):
+    with pytest.raises(ValueError, match="unknown loss weight 'egde'; known: l1, mse, perceptual, edge, alpha, soft"):
         AlphaVAELoss(weights={"egde": 1})
     with pytest.raises(ValueError, match="loss weight soft must be at least 0, got -1"):
         LossWeights(soft=-1)
@@ -174,5 +184,5 @@ def test_mistakes_are_named():
         LossWeights(l1=float("nan"))
     with pytest.raises(ValueError, match="all of alpha, soft have weight 0"):
         AlphaVAELoss(render="soft", weights={"alpha": 0, "soft": 0})
-    with pytest.raises(ValueError, match="all of l1, perceptual, edge have weight 0"):
+    with pytest.raises(ValueError, match="all of l1, mse, perceptual, edge have weight 0"):
         AlphaVAELoss(weights={"l1": 0, "perceptual": 0, "edge": 0})

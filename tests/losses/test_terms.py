@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from wan_alpha.losses.edge import EPS, edge_loss, edge_magnitude
 from wan_alpha.losses.perceptual import PerceptualLoss
-from wan_alpha.losses.reconstruction import l1, sample_mean
+from wan_alpha.losses.reconstruction import l1, mse, sample_mean
 
 
 def ramp(slope: float, axis: int = -1) -> Tensor:
@@ -41,6 +41,12 @@ def test_l1_of_a_known_offset_per_sample():
     target = torch.zeros(2, 3, 1, 4, 4)
     pred = target + torch.tensor([0.25, -0.5]).reshape(2, 1, 1, 1, 1)
     assert l1(pred, target).tolist() == [0.25, 0.5]
+
+
+def test_mse_of_a_known_offset_per_sample():
+    pred, target = torch.zeros(2, 3, 1, 4, 4), torch.full((2, 3, 1, 4, 4), 0.5)
+    pred[1] = -0.5
+    assert mse(pred, target).tolist() == [0.25, 1.0]
 
 
 def test_l1_refuses_to_broadcast():

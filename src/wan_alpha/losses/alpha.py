@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wan_alpha.losses.edge import Edge, edge_loss
 from wan_alpha.losses.perceptual import PerceptualLoss
-from wan_alpha.losses.reconstruction import l1
+from wan_alpha.losses.reconstruction import l1, mse
 from wan_alpha.rendering import alpha_to_rgb, hard_render, soft_render
 
 Render = Literal["none", "soft", "soft_hard"]
@@ -23,10 +23,11 @@ PICTURES = {"none": ("alpha", "rgb"), "soft": ("alpha", "soft"), "soft_hard": ("
 class LossWeights:
     """A term counts with the product of its two weights, `alpha/l1` with alpha · l1. Weight 0 is not computed at all.
 
-    The paper sets all of them to 1.
+    The paper sets all of them to 1 and has no mean squared difference.
     """
 
     l1: float = 1.0
+    mse: float = 0.0
     perceptual: float = 1.0
     edge: float = 1.0
     alpha: float = 1.0
@@ -71,8 +72,8 @@ class AlphaVAELoss(nn.Module):
         self.pictures = [name for name in PICTURES[render] if getattr(self.weights, name) > 0]
         if not self.pictures:
             raise ValueError(f"AlphaVAELoss: all of {', '.join(PICTURES[render])} have weight 0, nothing to compare")
-        if not any(getattr(self.weights, kind) > 0 for kind in ("l1", "perceptual", "edge")):
-            raise ValueError("AlphaVAELoss: all of l1, perceptual, edge have weight 0, nothing to compare")
+        if not any(getattr(self.weights, kind) > 0 for kind in ("l1", "mse", "perceptual", "edge")):
+            raise ValueError("AlphaVAELoss: all of l1, mse, perceptual, edge have weight 0, nothing to compare")
         self.perceptual = PerceptualLoss(**(perceptual or {})) if self.weights.perceptual > 0 else None
 
     def forward(
@@ -130,6 +131,8 @@ class AlphaVAELoss(nn.Module):
         distances = {}
         if self.weights.l1 > 0:
             distances["l1"] = l1(pred, target)
+        if self.weights.mse > 0:
+            distances["mse"] = mse(pred, target)
         if self.perceptual is not None:
             distances["perceptual"] = self.perceptual(pred, target, turn)
         if self.weights.edge > 0:

@@ -15,6 +15,15 @@ def l1(pred: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: if the shapes differ; broadcasting would hide a mistake.
     """
+    return sample_mean(_difference("l1", pred, target).abs())
+
+
+def mse(pred: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of every sample, otherwise as `l1`."""
+    return sample_mean(_difference("mse", pred, target).square())
+
+
+def _difference(kind: str, pred: Tensor, target: Tensor) -> Tensor:
     if pred.shape != target.shape:
-        raise ValueError(f"l1: prediction {tuple(pred.shape)} and target {tuple(target.shape)} differ in shape")
-    return sample_mean((pred - target).abs())
+        raise ValueError(f"{kind}: prediction {tuple(pred.shape)} and target {tuple(target.shape)} differ in shape")
+    return pred - target

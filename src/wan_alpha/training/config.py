@@ -268,7 +268,7 @@ class LossConfig:
     render: Literal["none", "soft", "soft_hard"]
     hard_mask: Literal["target", "prediction"]
     edge: Literal["sobel", "central"]
-    weights: dict[Literal["l1", "perceptual", "edge", "alpha", "soft", "hard", "rgb"], NonNegative]
+    weights: dict[Literal["l1", "mse", "perceptual", "edge", "alpha", "soft", "hard", "rgb"], NonNegative]
     perceptual: PerceptualConfig
     prior: PriorConfig
 
