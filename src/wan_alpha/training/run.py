@@ -54,6 +54,8 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
+    # Deterministic mode also fills every new tensor with NaN, a tenth of a small model's step; nothing here reads them.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     pl.seed_everything(config.seed, workers=True, verbose=False)
     module = build_module(config)
     data = build_data(config, module)
