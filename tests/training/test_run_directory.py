@@ -82,10 +82,10 @@ def test_metrics_have_a_row_per_logged_step(run_dir: Path) -> None:
     rows = read_csv(run_dir)
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]  # steps done
     assert all(math.isfinite(float(row["train/loss"])) for row in rows)
-    weights = {"l1": 1.0, "perceptual": 0.1, "edge": 1.0}
+    weights = json.loads((run_dir / "config.json").read_text())["loss"]["weights"]
+    pairs = [(p, k) for p in ("alpha", "soft", "hard") for k in ("l1", "mse", "perceptual", "edge")]
     for row in rows:
-        terms = {f"{p}/{k}": float(row[f"train/{p}/{k}"]) for p in ("alpha", "soft", "hard") for k in weights}
-        expected = sum(weights[name.split("/")[1]] * value for name, value in terms.items())
+        expected = sum(weights[p] * weights[k] * float(row[f"train/{p}/{k}"]) for p, k in pairs)
         assert float(row["train/loss"]) == pytest.approx(expected, rel=1e-5)
     assert [bool(row["val/alpha/psnr"]) for row in rows] == [False, True, False, True]
 
