@@ -22,6 +22,7 @@ from wan_alpha.models.base import check_size, load_vae, spatial_stride, temporal
 from wan_alpha.models.codecs import AlphaCodec, Codec, ColourCodec
 from wan_alpha.models.identity import codec_identity, text_identity
 from wan_alpha.models.image_condition import condition_latent
+from wan_alpha.models.image_encoder import ImageEncoder, first_pictures, wants_features
 from wan_alpha.models.text import TextEncoder, cut_padding
 from wan_alpha.rendering import cell_means
 
@@ -48,7 +49,9 @@ class Options:
     seed: Annotated[int, "of the order and of every sample's window and colour"] = 0
     val_clips: Annotated[int | None, "encode the first so many held-out clips; null: all"] = None
     val_share: Annotated[float, "share of clips held out, where the folder does not say"] = 0.1
-    task: Annotated[str, "t2v, or i2v: also the latent of each clip's first frame"] = "t2v"
+    task: Annotated[str, "t2v, or i2v: also each clip's first frame, as a latent and as the base's CLIP sees it"] = (
+        "t2v"
+    )
     text: Annotated[bool, "also embed the captions"] = True
     captions: Annotated[str, "composed of captions and labels as in training by default, or plain: as they are"] = (
         "composed"
@@ -80,6 +83,8 @@ class Encoder:
         self.options, self.device = options, device
         self.codec = build_codec(options.base, options.adapters).to(device)
         self.text = TextEncoder.from_pretrained(options.base).to(device) if options.text else None
+        pictured = options.task == "i2v" and wants_features(options.base)
+        self.image = ImageEncoder.from_pretrained(options.base).to(device) if pictured else None
         check_size(self.codec.vae, options.num_frames, options.height, options.width)
         self.identity = self._identity()
         self.datasets = {split: self._dataset(split) for split in SPLITS}
@@ -87,8 +92,9 @@ class Encoder:
     def _identity(self) -> dict[str, Any]:
         o = self.options
         text = None if self.text is None else text_identity(self.text.encoder)
+        image = None if self.image is None else text_identity(self.image.encoder)
         clip = {name: getattr(o, name) for name in ("num_frames", "height", "width", "dtype", "task")}
-        return codec_identity(self.codec) | {"text": text} | clip
+        return codec_identity(self.codec) | {"text": text, "image": image} | clip
 
     def _dataset(self, split: str) -> ClipDataset:
         o = self.options
@@ -172,12 +178,16 @@ class Encoder:
         moved = {k: v.to(self.device) if torch.is_tensor(v) else v for k, v in batch.items()}
         dtype = getattr(torch, self.options.dtype)
         latent = self.codec.encode(moved)
-        condition = condition_latent(self.codec, moved) if self.options.task == "i2v" else None
         strides = temporal_stride(self.codec.vae), spatial_stride(self.codec.vae)
-        coverage = cell_means((moved["alpha"] > 0).float(), *strides).mul(255).round().byte()
+        # Shares of 64 to 1,024 pixels: float16 holds them exactly.
+        coverage = cell_means((moved["alpha"] > 0).float(), *strides).half()
+        found = {"latent": latent.to(dtype), "coverage": coverage}
+        if self.options.task == "i2v":
+            found["condition"] = condition_latent(self.codec, moved).to(dtype)
+        if self.image is not None:
+            found["image"] = self.image(first_pictures(moved["rgb"], moved["alpha"])).to(dtype)
         for i in range(len(samples)):
-            own = {"latent": latent[i].to(dtype).cpu().contiguous(), "coverage": coverage[i].cpu().contiguous()}
-            yield own if condition is None else own | {"condition": condition[i].to(dtype).cpu().contiguous()}
+            yield {name: tensor[i].cpu().contiguous() for name, tensor in found.items()}
 
     def _entry(self, split: str, n: int, sample: Sample, captions: dict[str, int]) -> LatentEntry:
         window, caption = self.plan(split, n)[0], sample["caption"]

@@ -12,10 +12,9 @@ import hydra
 import pytest
 import torch
 import yaml
-from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
-from small_dit_base import TRANSFORMER, write_complete_base
+from small_dit_base import write_complete_base, write_image_transformer
 
 from wan_alpha.command import ConfigError, valid_keys
 from wan_alpha.training import run
@@ -138,11 +137,7 @@ def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def image_base(complete: Path, root: Path) -> Path:
     """The same base with an image-to-video transformer: it also takes a mask and the latent of the first frame."""
     shutil.copytree(complete, root)
-    torch.manual_seed(0)
-    WanTransformer3DModel(**TRANSFORMER, in_channels=16, out_channels=6, text_dim=16).save_pretrained(  # type: ignore[arg-type]
-        root / "transformer"
-    )
-    return root
+    return write_image_transformer(root)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

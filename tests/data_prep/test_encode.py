@@ -118,7 +118,8 @@ def test_other_adapters_another_base_another_z_are_refused(options: Options) -> 
     step.encode(options)
     identity = codec_identity(Encoder(options, "cpu").codec)
     for name, words in (("adapters", "with other adapters"), ("base", "with another base"),
-                        ("z", "for latents with another number of channels")):  # fmt: skip
+                        ("z", "for latents with another number of channels"),
+                        ("image", "with another image encoder")):  # fmt: skip
         with pytest.raises(LatentsError, match=f"were made {words}.*run data_prep.encode again"):
             LatentSource(options.out, "train", identity | {name: "something else"})
 

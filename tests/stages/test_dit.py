@@ -12,7 +12,7 @@ from small_world import random_base
 from torch import Tensor
 
 from wan_alpha.losses.draws import draw
-from wan_alpha.losses.shifted_noise import noise_shift, object_masks
+from wan_alpha.losses.shifted_noise import noise_shift, object_masks, occupancy
 from wan_alpha.losses.timesteps import TimestepError, Timesteps
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 from wan_alpha.models.codecs import AlphaCodec, Codec, ColourCodec
@@ -209,6 +209,8 @@ def test_shifted_noise_follows_the_alpha_of_each_clip() -> None:
     torch.testing.assert_close(dit.noise(b, plain), expected)
     stored = {"mask": object_masks(b["alpha"], 8), "latent": plain}
     torch.testing.assert_close(dit.noise(stored, plain), expected)
+    cells = torch.stack([occupancy(a, 8) for a in b["alpha"][:, 0]])[:, None]
+    torch.testing.assert_close(dit.noise({"coverage": cells, "latent": plain}, plain), expected)
     assert torch.equal(module().noise(b, plain), plain)
     with pytest.raises(ValueError, match="needs the clips' alpha"):
         dit.noise({"latent": plain}, plain)

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 import torch
 from launch import ROOT, compose, doomed, train
@@ -79,9 +80,17 @@ def test_the_loss_is_logged_by_noise_level(base: Path, clips: Path, tmp_path: Pa
 
 
 def test_samples_are_drawn_at_every_validation(base: Path, clips: Path, tmp_path: Path) -> None:
-    train(*small(base, clips, tmp_path, "callbacks.panels=true", "trainer.val_every_n_steps=3"))
+    """As panels, and as videos on W&B: five frames of each sample, which move."""
+    train(*small(base, clips, tmp_path, "callbacks.panels=true", "trainer.val_every_n_steps=3", "logger=wandb"))
     drawn = sorted(p.name for p in (tmp_path / "panels").iterdir())
-    assert drawn == [f"step-{n:08d}.{kind}" for n in (3, 6) for kind in ("png", "webp")]
+    assert drawn == [f"step-{n:08d}.{kind}" for n in (3, 6) for kind in ("mp4", "png", "webp")]
+    films = sorted(tmp_path.glob("wandb/offline-run-*/files/media/videos/samples_*.mp4"))
+    assert len(films) == 2
+    for film in films:
+        with av.open(str(film)) as container:
+            frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+        assert len(frames) == 5
+        assert abs(frames[0] - frames[-1]).max() > 20
 
 
 def test_what_a_run_leaves_is_what_diffusers_loads(base: Path, clips: Path, tmp_path: Path) -> None:

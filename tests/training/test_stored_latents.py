@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,17 +12,21 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from launch import compose, train
 from safetensors.torch import load_file
-from small_dit import random_dit
-from small_dit_base import TRANSFORMER, write_complete_base
+from small_dit_base import CLIP_TOKENS, write_complete_base, write_image_transformer
 from small_world import random_base, write_clips
+from transformers import CLIPVisionModel
 
 import data_prep.encode as step
-from data_prep.encoder import Options
+from data_prep.encoder import Encoder, Options
+from wan_alpha import AlphaWanPipeline
 from wan_alpha.command import ConfigError
-from wan_alpha.data.latents import LatentsError
+from wan_alpha.data.latents import LatentDataset, LatentsError, LatentSource
+from wan_alpha.losses.shifted_noise import masks_of, object_masks
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 from wan_alpha.models.base import BaseError
 from wan_alpha.models.dit_adapters import load_dit_adapters
+from wan_alpha.training.memory import bytes_of
+from wan_alpha.training.plan import plan_run
 from wan_alpha.training.stored import StoredLatentDataModule
 
 
@@ -30,10 +35,10 @@ class World:
 
     def __init__(self, root: Path) -> None:
         self.root, self.clips = root, write_clips(root / "clips", 5)
-        self.t2v, self.i2v = write_complete_base(root / "t2v"), write_complete_base(root / "i2v")
+        self.t2v = write_complete_base(root / "t2v")
+        self.i2v = write_image_transformer(write_complete_base(root / "i2v"))
+        self.clip = write_image_transformer(write_complete_base(root / "clip"), clip=True)
         torch.manual_seed(0)
-        architecture = TRANSFORMER | {"in_channels": 16, "out_channels": 6, "text_dim": 16}
-        WanTransformer3DModel(**architecture).save_pretrained(self.i2v / "transformer")  # type: ignore[arg-type]
         for name in ("adapters", "other"):
             AlphaVAE(random_base("wan22"), AdapterSpec(2, 2.0, "random")).save_adapters(root / name)
         self.options = Options(
@@ -70,14 +75,16 @@ def losses(run_dir: Path, name: str) -> list[float]:
         return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
-@pytest.mark.parametrize("task", ["t2v", "i2v"])
-def test_same_sample_same_loss_stored_or_encoded_now(world: World, tmp_path: Path, task: str) -> None:
-    where = world.options.out
+@pytest.mark.parametrize("kind", ["t2v", "shifted", "i2v", "clip"])
+def test_same_sample_same_loss_stored_or_encoded_now(world: World, tmp_path: Path, kind: str) -> None:
+    where, base = world.options.out, getattr(world, kind, world.t2v)
+    task = "t2v" if base == world.t2v else "i2v"
     if task == "i2v":
         where = tmp_path / "latents"
-        step.encode(replace(world.options, out=where, base=str(world.i2v), task="i2v"))
-    train(*world.command(tmp_path / "fresh", task, *world.fresh()))
-    train(*world.command(tmp_path / "stored", task, *world.stored(where)))
+        step.encode(replace(world.options, out=where, base=str(base), task="i2v"))
+    more = [f"base.path={base}", *(["model.noise=shifted"] if kind == "shifted" else [])]
+    train(*world.command(tmp_path / "fresh", task, *world.fresh(), *more))
+    train(*world.command(tmp_path / "stored", task, *world.stored(where), *more))
     for name in ("train/loss", "val/loss"):
         fresh, stored = losses(tmp_path / "fresh", name), losses(tmp_path / "stored", name)
         assert len(fresh) == (3 if name == "train/loss" else 1)
@@ -86,7 +93,23 @@ def test_same_sample_same_loss_stored_or_encoded_now(world: World, tmp_path: Pat
     if task == "i2v":
         adapters = load_file(tmp_path / "stored" / "adapters" / "pytorch_lora_weights.safetensors")
         assert any(t.abs().max() > 0 for name, t in adapters.items() if "lora_B" in name)
-        load_dit_adapters(WanTransformer3DModel.from_pretrained(world.i2v / "transformer"), tmp_path / "stored")
+        load_dit_adapters(WanTransformer3DModel.from_pretrained(base / "transformer"), tmp_path / "stored")
+    if kind == "clip":
+        source = LatentSource(where, "train", {})
+        assert source.read(0)["image"].shape == (CLIP_TOKENS, 8)
+        assert not torch.equal(source.read(0)["image"], source.read(1)["image"])
+        with pytest.raises(LatentsError, match="with another image encoder"):
+            LatentSource(where, "train", {"image": "another"})
+
+
+def test_shifted_noise_from_stored_latents_is_that_of_the_clips(world: World) -> None:
+    """To the bit: an ellipse's fit has thresholds, and a rounded coverage would now and then fall on the other side."""
+    encoder = Encoder(world.options, "cpu")
+    stored, fresh = LatentDataset(LatentSource(world.options.out, "train", {}), 0), encoder.datasets["train"]
+    for n in range(len(stored)):
+        masks = object_masks(fresh[n]["alpha"][None], 8)
+        assert torch.equal(masks_of(stored[n]["coverage"][None]), masks)
+        assert 0 < masks.mean() < 1
 
 
 def test_stored_text_is_used_only_for_plain_captions_and_a_frozen_encoder(world: World, tmp_path: Path) -> None:
@@ -111,6 +134,7 @@ def test_stored_text_is_used_only_for_plain_captions_and_a_frozen_encoder(world:
         ("t2v", ["data.exclude=[unicorn]"], ValueError, "no encoded clip has the caption 'unicorn'"),
         ("i2v", [], LatentsError, "were made for another task"),
         ("i2v", ["base.path={root}/t2v"], BaseError, "needs an image-to-video base with 16 input channels.*has 6"),
+        ("t2v", ["base.path={root}/i2v"], BaseError, "task=t2v needs a base with 6 input channels.*has 16"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -131,9 +155,25 @@ def test_parts_of_a_configuration_that_do_not_fit() -> None:
             compose(*overrides)
 
 
-def test_a_base_with_clip_embeddings_is_refused(world: World, tmp_path: Path) -> None:
-    base = write_complete_base(tmp_path / "base")
-    clip = random_dit(in_channels=16, out_channels=6, text_dim=16, image_dim=8, added_kv_proj_dim=24)
-    clip.save_pretrained(base / "transformer")
-    with pytest.raises(BaseError, match="CLIP embeddings of the first frame"):
-        train(*world.command(tmp_path / "run", "i2v", *world.fresh(), f"base.path={base}"))
+def test_a_base_that_wants_clip_and_has_none_is_refused(world: World, tmp_path: Path) -> None:
+    base = shutil.copytree(world.clip, tmp_path / "base")
+    shutil.rmtree(base / "image_encoder")
+    for act in (
+        lambda: train(*world.command(tmp_path / "run", "i2v", *world.fresh(), f"base.path={base}")),
+        lambda: step.encode(replace(world.options, out=tmp_path / "latents", base=str(base), task="i2v")),
+        lambda: AlphaWanPipeline.from_pretrained(base, world.root / "adapters"),
+    ):
+        with pytest.raises(BaseError, match=r"also wants CLIP features of the first frame.*cannot be read"):
+            act()
+
+
+def test_a_plan_counts_what_clip_adds(world: World, tmp_path: Path) -> None:
+    plain, clip = (
+        plan_run(compose(*world.command(tmp_path, "i2v", *world.fresh(), f"base.path={base}"))[0])
+        for base in (world.i2v, world.clip)
+    )
+    encoder = CLIPVisionModel.from_pretrained(world.clip / "image_encoder")
+    assert clip.parts["image encoder"] == bytes_of(encoder)
+    assert clip.parts["transformer"] > plain.parts["transformer"]
+    assert clip.parts["activations"] > plain.parts["activations"]
+    assert clip.flops > plain.flops

@@ -1,10 +1,11 @@
 """Encoded clips on disk: what the DiT is trained on, made once.
 
 A folder holds `train-000000.safetensors`, ..., `val-000000.safetensors`, ... and `latents.json`.  A shard holds of each
-sample its number, `latent.N` (z, T', h, w), `coverage.N` (1, T', h, w) in bytes, for image-to-video `condition.N`, and,
-once for each caption in it, `text.I` (tokens, C) without padding.  Its header says what the samples were made of:
+sample its number, `latent.N` (z, T', h, w), `coverage.N` (1, T', h, w) in float16, for image-to-video `condition.N` and
+`image.N`, and, once for each caption in it, `text.I` (tokens, C) without padding.  Its header says what the samples
+were made of:
 
-    identity  base, adapters and text encoder by their hashes, the shape of the clips, the number type
+    identity  base, adapters, text and image encoder by their hashes, the shape of the clips, the number type
     entries   of each sample its number, clip, caption, background, and a key: the hash of base, adapters, text encoder,
               window of the clip and caption
 
@@ -33,12 +34,13 @@ from .order import SampleOrder
 from .source import Clip
 
 MANIFEST = "latents.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had the coverage in bytes, too coarse for version 2's noise
 HEADER = "wan_alpha"
 MEANINGS = {
     "base": "with another base",
     "adapters": "with other adapters",
     "text": "with another text encoder",
+    "image": "with another image encoder",
     "z": "for latents with another number of channels",
     "task": "for another task",
     "num_frames": "of clips of another length",
@@ -67,7 +69,7 @@ class LatentEntry:
 
 def entry_key(identity: Mapping[str, Any], window: Mapping[str, Any], caption: str) -> str:
     """The hash of base, adapters, text encoder, window of the clip, and caption."""
-    made_by = {name: identity.get(name) for name in ("base", "adapters", "text", "task")}
+    made_by = {name: identity.get(name) for name in ("base", "adapters", "text", "image", "task")}
     parts = json.dumps([made_by, dict(window), caption], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
@@ -156,9 +158,9 @@ class LatentSource:
         return [Clip(entry.clip, *shape, entry.caption, self.split) for entry in self.entries]
 
     def read(self, place: int) -> dict[str, Tensor]:
-        """`latent`, `coverage` and, where there are, `condition` and `text` of an entry, as they are stored."""
+        """`latent`, `coverage` and, where there are, `condition`, `image` and `text` of an entry, as stored."""
         entry, handle = self.entries[place], self._handle(self._files[place])
-        found = {name: f"{name}.{entry.number}" for name in ("latent", "coverage", "condition")}
+        found = {name: f"{name}.{entry.number}" for name in ("latent", "coverage", "condition", "image")}
         if entry.text is not None:
             found["text"] = f"text.{entry.text}"
         have = set(handle.keys())
@@ -208,7 +210,8 @@ class LatentDataset(Dataset[dict[str, Any]]):
     shuffled already; later passes are permutations of their own.  A sample holds
 
         latent      float32 (z, T', h, w), normalised;   condition: the same, for image-to-video only
-        coverage    float32 (1, T', h, w) in [0, 1]: mean of alpha in each cell
+        image       float32 (tokens, C): CLIP's features of the first frame, for bases that want them
+        coverage    float32 (1, T', h, w) in [0, 1]: which share of each cell is not fully transparent
         text        (tokens, C) of the caption, if embeddings were stored
         background  float32 (3,), caption, key (of the clip), index (n), problem
     """
@@ -226,8 +229,6 @@ class LatentDataset(Dataset[dict[str, Any]]):
             place = self.order.locate(n)[1]
         entry, tensors = self.source.entries[place], self.source.read(place)
         sample: dict[str, Any] = {name: t.float() for name, t in tensors.items()}
-        if "coverage" in sample:
-            sample["coverage"] = sample["coverage"] / 255
         return sample | {
             "background": torch.tensor(entry.background),
             "caption": entry.caption,

@@ -97,16 +97,22 @@ def _alike(a: Ellipse, b: Ellipse) -> bool:
 
 def object_masks(alpha: Tensor, spatial: int, temporal: int = 4) -> Tensor:
     """G of a batch: alpha (B, 1, T, H, W) in [0, 1] -> float32 (B, T', h, w) in [0, 1], on the device of alpha."""
+    clips = [occupancy(clip, spatial, temporal) for clip in alpha[:, 0].detach().cpu()]
+    return masks_of(torch.stack(clips)[:, None]).to(alpha.device)
+
+
+def masks_of(coverage: Tensor) -> Tensor:
+    """G from the occupancy of cells, as `data_prep.encode` stores it: (B, 1, T', h, w) -> float32 (B, T', h, w)."""
     masks = []
-    for clip in alpha[:, 0].detach().cpu():
+    for clip in coverage[:, 0].detach().cpu().double():
         previous: Ellipse | None = None
         frames = []
-        for cells in occupancy(clip, spatial, temporal):
+        for cells in clip:
             ellipse = fit_ellipse(cells, previous)
             frames.append(torch.zeros(cells.shape) if ellipse is None else ellipse.gaussian(*cells.shape))
             previous = ellipse or previous
         masks.append(torch.stack(frames))
-    return torch.stack(masks).to(alpha.device)
+    return torch.stack(masks).to(coverage.device)
 
 
 def noise_shift(masks: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def load_transformer(
     Args:
         base: `tiny`, a known name, a hub id or a path in diffusers' pipeline layout (see `locate_base`).
         dtype: of the weights.
-        quantise: weights in `fp8` (torchao) or `nf4` (bitsandbytes), computed with in `dtype`; on a GPU only.
+        quantise: weights in `fp8` (torchao) or `nf4` (bitsandbytes, on a GPU only), computed with in `dtype`.
 
     Raises:
         BaseError: the base has no transformer, or it cannot be quantised here.
@@ -44,7 +44,7 @@ def load_transformer(
 def _quantisation(kind: Quantisation, dtype: torch.dtype) -> Any:
     """diffusers' quantisation config, or a sentence about what is missing."""
     package = {"fp8": "torchao", "nf4": "bitsandbytes"}[kind]
-    if not torch.cuda.is_available():
+    if kind == "nf4" and not torch.cuda.is_available():  # diffusers has it for accelerators alone
         raise BaseError(f"model.frozen.quantise={kind} needs a CUDA GPU and there is none here; set it to none")
     if find_spec(package) is None:
         raise BaseError(f"model.frozen.quantise={kind} needs {package}: pip install 'wan-alpha[quantise]'")

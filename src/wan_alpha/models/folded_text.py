@@ -15,12 +15,14 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
+from .text import MAX_TOKENS
+
 
 class FoldedAttention:
     """An attention processor for Wan's layers, equal to diffusers' own; plain matrix products, best for short clips.
 
     Attributes:
-        bias: (B, L) added to the logits of the L text tokens, or None.
+        bias: (B, L) added to the logits of the L text tokens, or None: then there are 512 of them.
     """
 
     def __init__(self) -> None:
@@ -38,15 +40,25 @@ class FoldedAttention:
         source = encoder_hidden_states if encoder_hidden_states is not None else hidden_states
         heads = int(attn.heads)
         query = _rotate(attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (heads, -1)), rotary_emb)
+        picture = None
+        if attn.add_k_proj is not None:  # image-to-video bases put what CLIP sees before the text
+            words = MAX_TOKENS if self.bias is None else self.bias.shape[1]
+            picture, source = source[:, : source.shape[1] - words], source[:, source.shape[1] - words :]
         key = _rotate(attn.norm_k(attn.to_k(source)).unflatten(2, (heads, -1)), rotary_emb)
-        value = attn.to_v(source).unflatten(2, (heads, -1))
-        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-        logits = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-        if crossing and self.bias is not None:
-            logits = logits + self.bias[:, None, None]
-        mixed = logits.softmax(-1).to(value.dtype) @ value
-        mixed = mixed.transpose(1, 2).flatten(2).type_as(hidden_states)
-        return attn.to_out[1](attn.to_out[0](mixed))
+        mixed = _attend(query, key, attn.to_v(source).unflatten(2, (heads, -1)), self.bias if crossing else None)
+        if picture is not None:
+            key = attn.norm_added_k(attn.add_k_proj(picture)).unflatten(2, (heads, -1))
+            mixed = mixed + _attend(query, key, attn.add_v_proj(picture).unflatten(2, (heads, -1)))
+        return attn.to_out[1](attn.to_out[0](mixed.type_as(hidden_states)))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q kᵀ / √d + bias) v for q, k, v of (B, tokens, heads, d); (B, N, heads·d)."""
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    logits = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
+    if bias is not None:
+        logits = logits + bias[:, None, None]
+    return (logits.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
 
 
 def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -76,8 +88,6 @@ def padding_bias(lengths: Tensor, tokens: int, full: int) -> Tensor:
 
 def fold_text(transformer: WanTransformer3DModel) -> FoldedAttention:
     """Let every attention of `transformer` run through one `FoldedAttention`; set its `bias` before each call."""
-    if transformer.config["added_kv_proj_dim"] is not None:
-        raise ValueError("folded padding is for text only; this transformer also attends to images")
     processor = FoldedAttention()
     transformer.set_attn_processor(processor)  # type: ignore[arg-type]
     return processor

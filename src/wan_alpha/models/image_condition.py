@@ -8,7 +8,7 @@ branches of the encoder, as for the base.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
@@ -16,6 +16,21 @@ from torch import Tensor
 
 from .base import BaseError
 from .codecs import Codec
+
+
+class GivenFrame(NamedTuple):
+    """What the transformer sees of each clip's first frame.
+
+    latent: normalised, (B, z, T', h, w), see `condition_latent`.
+    features: CLIP's, (B, tokens, image_dim), for bases that want them (`models.image_encoder`), else None.
+    """
+
+    latent: Tensor
+    features: Tensor | None = None
+
+    def first(self, count: int) -> GivenFrame:
+        """Those of the first `count` clips."""
+        return GivenFrame(self.latent[:count], None if self.features is None else self.features[:count])
 
 
 def condition_latent(codec: Codec, batch: dict[str, Any]) -> Tensor:
@@ -48,15 +63,20 @@ def with_condition(z_t: Tensor, condition: Tensor, temporal: int = 4) -> Tensor:
 
 
 def check_image_base(transformer: WanTransformer3DModel, z_dim: int, temporal: int = 4) -> None:
-    """Raise BaseError unless the transformer is an image-to-video one that needs the first frame's latent alone."""
+    """Raise BaseError unless the transformer takes the first frame's latent beside the noisy one."""
     have, wanted = int(transformer.config["in_channels"]), 2 * z_dim + temporal
     if have != wanted:
         raise BaseError(
             f"task=i2v needs an image-to-video base with {wanted} input channels (latent, mask, latent of the first "
             f"frame); this one has {have}. Choose such a base, or model.task=t2v"
         )
-    if transformer.config["image_dim"] is not None:
+
+
+def check_text_base(transformer: WanTransformer3DModel, z_dim: int) -> None:
+    """Raise BaseError unless the transformer takes the noisy latent alone."""
+    have = int(transformer.config["in_channels"])
+    if have != z_dim:
         raise BaseError(
-            "this base also wants CLIP embeddings of the first frame (image_dim is set, as in Wan2.1-I2V), which have "
-            "no alpha; choose a base without them, as Wan2.2-I2V-A14B"
+            f"task=t2v needs a base with {z_dim} input channels, as many as its latent has; this one has {have}. If it "
+            "makes videos from a first frame, model.task=i2v trains it"
         )

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..models.base import temporal_stride
 from ..models.image_condition import first_frame_mask
+from ..models.image_encoder import ImageEncoder
 
 FirstFrame = str | Path | Image.Image
 
@@ -113,12 +114,4 @@ def _embed(pipe: Any, picture: Image.Image) -> Tensor | None:
     """CLIP features of the picture on white, where the base has an image encoder (Wan2.1's I2V)."""
     if pipe.transformer.config.image_dim is None:
         return None
-    encoder, processor = getattr(pipe, "image_encoder", None), getattr(pipe, "image_processor", None)
-    if encoder is None or processor is None:
-        raise ImageError(
-            "this base sees the image through CLIP, too: its image_encoder/ and image_processor/ are missing"
-        )
-    white = Image.new("RGBA", picture.size, "white")
-    flat = Image.alpha_composite(white, picture).convert("RGB")
-    inputs = processor(images=flat, return_tensors="pt").to(pipe._execution_device)
-    return encoder(**inputs, output_hidden_states=True).hidden_states[-2]
+    return ImageEncoder(pipe.image_processor, pipe.image_encoder)([picture])

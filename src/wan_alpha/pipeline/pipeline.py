@@ -23,6 +23,7 @@ from ..interop.weights import CheckpointError
 from ..models.adapters import AdapterError
 from ..models.alpha_vae import AlphaVAE
 from ..models.base import SizeError
+from ..models.image_encoder import ImageEncoder
 from .codec import RgbaCodec
 from .image_to_video import FirstFrame, condition, conditioned
 from .loading import locate_pipeline, missing_base
@@ -92,11 +93,15 @@ class AlphaWanPipeline(WanPipeline):
             files = AdapterFiles(files.vae, files.dit, Path(distill))
         where = locate_pipeline(base)
         vae = AlphaVAE.from_pretrained(base, files.vae, dtype=vae_dtype)
+        components = {"image_encoder": None, "image_processor": None} | components
         try:
             pipe = super().from_pretrained(where, vae=vae.base, dtype=dtype, **components)
         except (OSError, ValueError) as error:
             raise missing_base(base, error) from error
         pipe.register_modules(vae=RgbaCodec(vae, merge))  # only now: diffusers loads models of its own classes only
+        if pipe.transformer.config.image_dim is not None and pipe.image_encoder is None:
+            image = ImageEncoder.from_pretrained(where)
+            pipe.register_modules(image_encoder=image.encoder, image_processor=image.processor)
         pipe._put_on(files, merge)
         # Names only: files travel, and the folders of whoever made them are nobody's business.
         used = {"vae": files.vae, "dit": files.dit, "distill": files.distill}

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from ..losses.draws import draw
 from ..losses.flow_matching import flow_matching_loss, interpolate, velocity
-from ..losses.shifted_noise import NoiseKind, noise_shift, object_masks
+from ..losses.shifted_noise import NoiseKind, masks_of, noise_shift, object_masks
 from ..losses.timesteps import NUM_TRAIN_TIMESTEPS, Timesteps, check_timesteps
 from ..models.base import spatial_stride, temporal_stride
 from ..models.codecs import Codec
 from ..models.dit import AdapterKind, new_scheduler
 from ..models.dit_adapters import dit_fingerprint
 from ..models.folded_text import fold_text, folded
-from ..models.image_condition import condition_latent, with_condition
+from ..models.image_condition import GivenFrame, condition_latent, with_condition
+from ..models.image_encoder import ImageEncoder, first_pictures
 from ..models.text import MAX_TOKENS, Prompts, TextEncoder, pad_prompts
 from .dit_export import export_adapters, export_base
 from .noise_levels import NoiseLevels
@@ -75,6 +76,7 @@ class AlphaDiTModule(StageModule):
         optimiser: parameters -> what `configure_optimizers` returns.
         seed: of every sample's noise level, noise and caption dropout.
         scheduler: what samples are made with, and what a complete base ships.
+        image: for i2v bases that want CLIP's features of the first frame.
     """
 
     def __init__(
@@ -86,23 +88,26 @@ class AlphaDiTModule(StageModule):
         optimiser: Optimiser,
         seed: int = 0,
         scheduler: UniPCMultistepScheduler | None = None,
+        image: ImageEncoder | None = None,
     ) -> None:
         super().__init__(optimiser)
         self.transformer, self.codec = transformer, codec
         self.settings, self.seed = settings, seed
         if settings.text_on_cpu:
             object.__setattr__(self, "text", text)  # not a part of this module, so that nobody moves it
+            object.__setattr__(self, "image", image)
         else:
-            self.text = text
+            self.text, self.image = text, image
         self.scheduler = scheduler or new_scheduler(1.0)
         self.levels = NoiseLevels()
-        self.given: tuple[list[str], Tensor] | None = None  # held-out first frames: what i2v is sampled from
+        self.given: tuple[list[str], GivenFrame] | None = None  # held-out first frames: what i2v is sampled from
         self.folding = fold_text(transformer) if settings.fold_padding else None
         if settings.adapter == "full":
             self.transformer.requires_grad_(True).train()
             self.text.requires_grad_(True).train()
 
     text: TextEncoder
+    image: ImageEncoder | None
 
     # ----- a step -------------------------------------------------------------------------------------------------
 
@@ -118,21 +123,25 @@ class AlphaDiTModule(StageModule):
         self.levels.log(self)
         return loss
 
-    def losses(self, z: Tensor, noise: Tensor, t: Tensor, prompts: Prompts, condition: Tensor | None = None) -> Tensor:
+    def losses(
+        self, z: Tensor, noise: Tensor, t: Tensor, prompts: Prompts, condition: GivenFrame | None = None
+    ) -> Tensor:
         """||v̂ - v||² of each sample, (B,)."""
         predicted = self.velocity(interpolate(z, noise, t), t, prompts, condition)
         return flow_matching_loss(predicted, velocity(z, noise))
 
-    def velocity(self, z_t: Tensor, t: Tensor, prompts: Prompts, condition: Tensor | None = None) -> Tensor:
-        """v̂: what the transformer takes for ε - Z; for i2v it also sees the first frame's latent."""
+    def velocity(self, z_t: Tensor, t: Tensor, prompts: Prompts, condition: GivenFrame | None = None) -> Tensor:
+        """v̂: what the transformer takes for ε - Z; for i2v it also sees the first frame."""
+        features = None
         if condition is not None:
-            z_t = with_condition(z_t, condition, temporal_stride(self.codec.vae))
+            z_t, features = with_condition(z_t, condition.latent, temporal_stride(self.codec.vae)), condition.features
         tokens = prompts.embeddings.shape[1]
         with folded(self.folding, prompts.lengths, tokens, MAX_TOKENS):
             return self.transformer(
                 hidden_states=z_t,
                 timestep=t * NUM_TRAIN_TIMESTEPS,
                 encoder_hidden_states=prompts.embeddings,
+                encoder_hidden_states_image=features,
                 return_dict=False,
             )[0]
 
@@ -153,25 +162,29 @@ class AlphaDiTModule(StageModule):
             return plain
         masks = batch.get("mask")
         if masks is None:
-            if "alpha" not in batch:
-                raise ValueError(
-                    "model.noise=shifted needs the clips' alpha, which these latents were stored without: train from "
-                    "clips (model.variants=N encodes them once)"
-                )
-            masks = object_masks(batch["alpha"], spatial_stride(self.base), temporal_stride(self.base))
+            if "coverage" in batch:  # stored by data_prep.encode
+                masks = masks_of(batch["coverage"])
+            elif "alpha" in batch:
+                masks = object_masks(batch["alpha"], spatial_stride(self.base), temporal_stride(self.base))
+            else:
+                raise ValueError("model.noise=shifted needs the clips' alpha or the coverage of each latent cell")
         return plain + noise_shift(masks).to(plain)
 
-    def condition(self, batch: dict) -> Tensor | None:
-        """The latent of each clip's first frame, stored or encoded now; None for t2v."""
+    def condition(self, batch: dict) -> GivenFrame | None:
+        """Each clip's first frame, stored or encoded now; None for t2v."""
         if self.settings.task == "t2v":
             return None
         stored = batch.get("condition")
         if stored is not None:
-            return stored.float()
+            features = batch["image"].float() if self.image is not None else None
+            return GivenFrame(stored.float(), features)
         if "rgb" not in batch:
             raise ValueError("these latents were stored without their first frames: data_prep.encode task=i2v")
         with torch.autocast(self.device.type, enabled=False):
-            return condition_latent(self.codec, batch)
+            latent = condition_latent(self.codec, batch)
+        if self.image is None:
+            return GivenFrame(latent)
+        return GivenFrame(latent, self.image(first_pictures(batch["rgb"], batch["alpha"])).to(latent))
 
     def prompts(self, batch: dict, dropped: Tensor | None = None) -> Prompts:
         """Embeddings of a batch's captions; where `dropped` is true, of the empty prompt."""
@@ -211,7 +224,7 @@ class AlphaDiTModule(StageModule):
         yield from torch.tensor(self.settings.validation_timesteps, device=device)
 
     @contextmanager
-    def sampling(self, captions: Sequence[str], condition: Tensor | None = None) -> Iterator[Any]:
+    def sampling(self, captions: Sequence[str], condition: GivenFrame | None = None) -> Iterator[Any]:
         """A velocity function for `models.sampling.sample_latents` with these captions, for i2v also first frames."""
         with_prompt, without = self.encode_prompts(captions), self.encode_prompts([""] * len(captions))
 

@@ -17,7 +17,8 @@ from ..models.base import BaseError, load_vae, locate_base, temporal_stride
 from ..models.codecs import AlphaCodec, Codec, ColourCodec
 from ..models.dit import compile_blocks, load_scheduler, load_transformer, new_scheduler, new_transformer
 from ..models.identity import codec_identity, text_identity
-from ..models.image_condition import check_image_base
+from ..models.image_condition import check_image_base, check_text_base
+from ..models.image_encoder import ImageEncoder
 from ..models.text import TextEncoder, new_text_encoder
 from ..stages.dit import AlphaDiTModule, DiTSettings
 from .build_optim import optimiser
@@ -39,8 +40,7 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
         transformer = load_transformer(source, dtype, model.frozen.quantise)
         text = TextEncoder.from_pretrained(source, dtype)
         scheduler = load_scheduler(source)
-    if model.task == "i2v":
-        check_image_base(transformer, int(codec.vae.config["z_dim"]), temporal_stride(codec.vae))
+    image = _image_encoder(config, transformer, codec)
     if model.adapter.kind != "full":
         from ..models.dit_adapters import add_dit_adapters
 
@@ -59,7 +59,18 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
         fold_padding=model.fold_padding,
         validation_timesteps=tuple(model.validation_timesteps),
     )
-    return AlphaDiTModule(transformer, text, codec, settings, optimiser(config), config.seed, scheduler)
+    return AlphaDiTModule(transformer, text, codec, settings, optimiser(config), config.seed, scheduler, image)
+
+
+def _image_encoder(config: RunConfig, transformer: WanTransformer3DModel, codec: Codec) -> ImageEncoder | None:
+    """What else an image-to-video base sees of the first frame; a base that is for the other task is refused."""
+    assert isinstance(config.model, AlphaDiTConfig)
+    z_dim = int(codec.vae.config["z_dim"])
+    if config.model.task == "t2v":
+        check_text_base(transformer, z_dim)
+        return None
+    check_image_base(transformer, z_dim, temporal_stride(codec.vae))
+    return None if transformer.config["image_dim"] is None else ImageEncoder.from_pretrained(config.base.path)
 
 
 def build_codec(base: str, vae_adapters: str | None) -> Codec:
@@ -113,6 +124,8 @@ def build_latent_data(config: RunConfig, model: AlphaDiTConfig, module: AlphaDiT
 def build_stored_data(config: RunConfig, model: AlphaDiTConfig, module: AlphaDiTModule) -> StoredLatentDataModule:
     """Latents that data_prep.encode has stored, if they are of this base and these adapters."""
     wanted = codec_identity(module.codec) | {"task": model.task}
+    if module.image is not None:
+        wanted["image"] = text_identity(module.image.encoder)
     stored_text = model.adapter.kind != "full"
     if stored_text and model.captions == "plain":
         wanted["text"] = text_identity(module.text.encoder)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..evaluation.gallery import gallery, on_checkerboard
 from ..evaluation.panels import Frames, write_mp4
 from ..losses.shifted_noise import chosen_masks, noise_shift
+from ..models.image_condition import GivenFrame
 from ..models.sampling import sample_latents
 from ..stages.dit import AlphaDiTModule
 from .config import CallbacksConfig, DataConfig, SamplesConfig
@@ -71,12 +72,12 @@ class GenerationValidation(Callback):
                 logger.experiment.log({"samples": video, "trainer/global_step": trainer.global_step})
 
 
-def given_prompts(module: AlphaDiTModule, samples: SamplesConfig) -> tuple[list[str], Tensor | None]:
+def given_prompts(module: AlphaDiTModule, samples: SamplesConfig) -> tuple[list[str], GivenFrame | None]:
     """What is generated from: the configured prompts, for i2v the first held-out clips' captions and first frames."""
     if module.given is None:
         return samples.prompts, None
     count = min(len(samples.prompts), len(module.given[0]))
-    return module.given[0][:count], module.given[1][:count]
+    return module.given[0][:count], module.given[1].first(count)
 
 
 @torch.no_grad()

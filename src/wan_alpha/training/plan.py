@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
 from ..command import ConfigError
 from ..models.alpha_vae import AdapterSpec, AlphaVAE
@@ -66,6 +66,7 @@ class StepShape:
     checkpointing: bool = False
     autocast: bool = False
     dtype: torch.dtype = torch.float32
+    image_tokens: int = 0  # of CLIP, for image-to-video bases that attend to them
 
 
 @dataclass
@@ -121,11 +122,14 @@ def _activations(transformer: nn.Module, architecture: dict[str, Any], shape: St
     x = torch.randn(b, z, t, h, w, dtype=shape.dtype)
     text = torch.randn(b, shape.text_tokens, architecture["text_dim"], dtype=shape.dtype)
     timestep = torch.rand(b)
+    image = (
+        torch.randn(b, shape.image_tokens, architecture["image_dim"], dtype=shape.dtype) if shape.image_tokens else None
+    )
 
     def run(backward: bool) -> tuple[int, int]:
         live = LiveBytes()
         with live, torch.autocast("cpu", torch.bfloat16, enabled=shape.autocast):
-            loss = transformer(x, timestep, text, return_dict=False)[0].float().square().mean()
+            loss = transformer(x, timestep, text, image, return_dict=False)[0].float().square().mean()
             kept = live.now
             if backward:
                 loss.backward()
@@ -157,13 +161,14 @@ def step_flops(architecture: dict[str, Any], shape: StepShape) -> int:
     a: dict[str, Any] = {"patch_size": (1, 2, 2)} | architecture
     b, _, t, h, w = shape.latent
     n = b * (t // a["patch_size"][0]) * (h // a["patch_size"][1]) * (w // a["patch_size"][2])
-    m = b * shape.text_tokens
+    m = b * (shape.text_tokens + shape.image_tokens)  # each has keys and values of its own weights, of equal shapes
     d, f = a["num_attention_heads"] * a["attention_head_dim"], a["ffn_dim"]
     passes = 3 if shape.kind == "full" else 2
     on_image, on_text = 6 * d * d + 2 * d * f, 2 * d * d
     # Text is an input: a frozen key or value projection of it has no backward product.
     dense = 2 * n * on_image * passes + 2 * m * on_text * (passes - 1)
-    low = 0 if shape.kind == "full" else 2 * shape.rank * 3 * (n * (6 * 2 * d + 2 * (d + f)) + m * 2 * 2 * d)
+    words = b * shape.text_tokens
+    low = 0 if shape.kind == "full" else 2 * shape.rank * 3 * (n * (6 * 2 * d + 2 * (d + f)) + words * 2 * 2 * d)
     attention = 12 * d * (n * (n // b) + n * (m // b))
     return int(a["num_layers"]) * (dense + low + attention)
 
@@ -190,20 +195,24 @@ def plan_run(config: RunConfig) -> Plan:
         codec = AlphaVAE(vae, AdapterSpec(rank=128, merge_init="random")) if model.vae_adapters else vae
     z, channels = latent[1], 2 * latent[1] + temporal_stride(vae) if model.task == "i2v" else latent[1]
     architecture |= {"in_channels": channels, "out_channels": z, "text_dim": text.config.d_model}
+    image_tokens, image_bytes = _image_encoder(config) if architecture.get("image_dim") else (0, 0)
     shape = StepShape(
         (latent[0], channels, *latent[2:]),
-        32 if model.fold_padding else MAX_TOKENS,
+        32 if model.fold_padding and not image_tokens else MAX_TOKENS,
         model.adapter.rank,
         model.adapter.kind,
         config.trainer.activation_checkpointing,
         _autocast(config),
         dtype if model.adapter.kind != "full" else torch.float32,
+        image_tokens,
     )
     plan = plan_step(architecture, shape)
     transformer = plan.parts.pop("transformer")
     if model.frozen.quantise != "none":
         transformer = int(transformer * QUANTISED[model.frozen.quantise] / dtype.itemsize)
-    others = {"text encoder": 0 if model.frozen.text_on_cpu else bytes_of(text), "RGBA VAE": bytes_of(codec)}
+    encoders = {"text encoder": bytes_of(text)} | ({"image encoder": image_bytes} if image_tokens else {})
+    others = {name: 0 if model.frozen.text_on_cpu else size for name, size in encoders.items()}
+    others["RGBA VAE"] = bytes_of(codec)
     plan.parts = {"transformer": transformer, **others, **plan.parts}
     return plan
 
@@ -234,6 +243,14 @@ def shapes(config: RunConfig, model: AlphaDiTConfig) -> tuple[dict[str, Any], di
     text = _arguments(where / "text_encoder")
     known = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "feed_forward_proj")
     return _arguments(where / "transformer"), vae, {name: text[name] for name in known if name in text}
+
+
+def _image_encoder(config: RunConfig) -> tuple[int, int]:
+    """How many tokens the base's CLIP makes of a picture, and its bytes."""
+    arguments = _arguments(Path(locate_base(config.base.path)) / "image_encoder")
+    with torch.device("meta"):
+        encoder = CLIPVisionModel(CLIPVisionConfig(**arguments))
+    return (encoder.config.image_size // encoder.config.patch_size) ** 2 + 1, bytes_of(encoder)
 
 
 def _arguments(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,40 @@
+"""A frozen base in fp8: the real package on a CPU.  It is an extra, `pip install 'wan-alpha[quantise]'`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_dit import disturb_adapters, dit_inputs, random_dit
+
+from wan_alpha.models.adapters import AdapterError
+from wan_alpha.models.dit import load_transformer
+from wan_alpha.models.dit_adapters import add_dit_adapters, dit_layers, merge_dit_adapters
+from wan_alpha.models.dora import FastDoraLinear, is_plain
+
+pytest.importorskip("torchao", reason="the extra `quantise` is not installed")
+
+
+def test_dora_on_a_base_in_fp8(tmp_path: Path) -> None:
+    """The weights are in eight bits, the velocity is near, and every adapter learns."""
+    exact = random_dit(num_layers=1, text_dim=16)
+    exact.save_pretrained(tmp_path / "transformer")
+    quantised = load_transformer(tmp_path, quantise="fp8")
+    inputs = dit_inputs(exact)
+    with torch.no_grad():
+        expected, found = (dit(**inputs, return_dict=False)[0] for dit in (exact, quantised))
+    assert 1e-4 < (found - expected).norm() / expected.norm() < 0.1
+    steps = []
+    for dit in (exact, quantised):
+        trained = add_dit_adapters(dit, 2, 2.0)
+        disturb_adapters(dit)
+        loss = dit(**inputs, return_dict=False)[0].square().mean()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.any() for p in trained.values())
+        steps.append(loss.item())
+    assert steps[1] == pytest.approx(steps[0], rel=0.1)
+    layers = dit_layers(quantised).values()
+    assert all(type(layer) is FastDoraLinear and not is_plain(layer.get_base_layer()) for layer in layers)
+    with pytest.raises(AdapterError, match="is quantised"):
+        merge_dit_adapters(quantised)
