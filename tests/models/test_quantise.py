@@ -10,7 +10,13 @@ from small_dit import disturb_adapters, dit_inputs, random_dit
 
 from wan_alpha.models.adapters import AdapterError
 from wan_alpha.models.dit import load_transformer
-from wan_alpha.models.dit_adapters import add_dit_adapters, dit_layers, merge_dit_adapters
+from wan_alpha.models.dit_adapters import (
+    add_dit_adapters,
+    dit_fingerprint,
+    dit_layers,
+    merge_dit_adapters,
+    save_dit_adapters,
+)
 from wan_alpha.models.dora import FastDoraLinear, is_plain
 
 pytest.importorskip("torchao", reason="the extra `quantise` is not installed")
@@ -34,6 +40,9 @@ def test_dora_on_a_base_in_fp8(tmp_path: Path) -> None:
         assert all(p.grad is not None and p.grad.any() for p in trained.values())
         steps.append(loss.item())
     assert steps[1] == pytest.approx(steps[0], rel=0.1)
+    assert dit_fingerprint(quantised) == dit_fingerprint(load_transformer(tmp_path, quantise="fp8"))
+    assert dit_fingerprint(quantised) != dit_fingerprint(exact)
+    assert save_dit_adapters(quantised, tmp_path).is_file()
     layers = dit_layers(quantised).values()
     assert all(type(layer) is FastDoraLinear and not is_plain(layer.get_base_layer()) for layer in layers)
     with pytest.raises(AdapterError, match="is quantised"):

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import av
+import launch
 import pytest
 import torch
 from launch import ROOT, compose, doomed, train
 from small_dit_base import write_complete_base
 from test_resume import SIGKILL, assert_equal_tree, last_state, rows
 
+from data_prep.encode import encode
+from data_prep.encoder import Options
+from wan_alpha import AlphaWanPipeline
 from wan_alpha.command import ConfigError
 from wan_alpha.data.errors import DataError
 from wan_alpha.models.base import BaseError
@@ -67,6 +71,47 @@ def test_latents_made_before_or_in_the_step(base: Path, clips: Path, tmp_path: P
         train(*small(base, clips, tmp_path / str(variants), f"model.variants={variants}", "optim.lr=1e-9"))
     before, fresh = ([float(r["val/loss"]) for r in rows(tmp_path / v) if r.get("val/loss")] for v in ("1", "0"))
     assert before == pytest.approx(fresh, rel=1e-3)
+
+
+def test_what_large_bases_switch_on_takes_the_same_steps(base: Path, clips: Path, tmp_path: Path) -> None:
+    """Accumulated batches are one larger batch; a bf16 base with checkpointed blocks learns the same to bf16."""
+    steps = ["trainer.max_steps=2", "trainer.val_every_n_steps=2", "trainer.log_every_n_steps=1"]
+    large = [
+        "trainer.precision=bf16-mixed", "model.frozen.dtype=bfloat16", "trainer.activation_checkpointing=true",
+        "model.frozen.text_on_cpu=true", "model.fold_padding=false",
+    ]  # fmt: skip
+    kinds = {"plain": [], "accumulated": ["data.batch_size=1", "trainer.accumulate_grad_batches=2"], "large": large}
+    figures, states = {}, {}
+    for name, more in kinds.items():
+        train(*small(base, clips, tmp_path / name, *steps, *more))
+        read = rows(tmp_path / name)
+        figures[name] = [float(row[key]) for key in ("train/loss", "val/loss") for row in read if row.get(key)]
+        states[name] = last_state(tmp_path / name)["state_dict"]
+    assert len(figures["plain"]) == 3
+    assert figures["accumulated"] == pytest.approx(figures["plain"], rel=1e-4)
+    assert figures["large"] == pytest.approx(figures["plain"], rel=0.03)
+    for key, p in states["plain"].items():
+        torch.testing.assert_close(states["accumulated"][key], p, rtol=1e-3, atol=1e-4)
+        assert states["large"][key].dtype == torch.float32
+
+
+def test_two_stages_in_a_row(base: Path, clips: Path, tmp_path: Path) -> None:
+    """stage=vae, data_prep.encode, stage=dit, generate: each takes what the last one left; the held-out loss falls."""
+    vae, latents, dit = (tmp_path / name for name in ("vae", "latents", "dit"))
+    train(*launch.small(base, clips, vae, "trainer.max_steps=2", "trainer.val_every_n_steps=0"))
+    encode(Options(clips, latents, str(base), str(vae), variants=2, height=16, width=16, val_clips=2, dtype="float32"))
+    train(
+        *small(base, clips, dit, "data=latents", f"data.root={latents}", f"model.vae_adapters={vae}"),
+        *("model.captions=plain", "model.adapter.rank=8", "optim.lr=0.03", "optim.decay_share=0"),
+        *("trainer.max_steps=30", "trainer.val_every_n_steps=15", "trainer.checkpoint_every_n_steps=30"),
+    )
+    held_out = [float(row["val/loss"]) for row in rows(dit) if row.get("val/loss")]
+    assert held_out[1] < held_out[0]
+    pipe = AlphaWanPipeline.from_pretrained(base, dit)
+    pipe.set_progress_bar_config(disable=True)
+    video = pipe("disc1", num_frames=5, height=32, width=32, num_inference_steps=2)
+    assert video.alpha.shape == (1, 1, 5, 32, 32)
+    assert pipe.adapters["vae"] == pipe.adapters["dit"]  # both out of the one run
 
 
 def test_the_loss_is_logged_by_noise_level(base: Path, clips: Path, tmp_path: Path) -> None:

@@ -189,6 +189,8 @@ def dit_fingerprint(transformer: WanTransformer3DModel, sample: int = 512) -> st
     """A short hash of layout and frozen weights, of which it reads the first numbers of every tensor, in bf16."""
     digest = hashlib.sha256(json.dumps(dit_layout(transformer), sort_keys=True).encode())
     for name, tensor in sorted(_frozen(transformer)):
+        if type(tensor.data) is not Tensor:  # torchao's, which reshape in few ways
+            tensor = cast(Any, tensor).dequantize()
         head = tensor.detach().flatten()[:sample].to(torch.bfloat16).cpu().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(head.view(torch.int16).numpy().tobytes())

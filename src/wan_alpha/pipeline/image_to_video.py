@@ -57,8 +57,9 @@ def read_first_frame(image: FirstFrame, height: int, width: int) -> Image.Image:
     picture = image.convert("RGBA")
     scale = max(width / picture.width, height / picture.height)
     size = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
-    # Premultiplied while resampling: hidden colour must not bleed into the edge.
-    picture = picture.convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")
+    if picture.size != size:  # else it stays what it is, to the bit
+        # Premultiplied while resampling: hidden colour must not bleed into the edge.
+        picture = picture.convert("RGBa").resize(size, Image.Resampling.LANCZOS).convert("RGBA")
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     return picture.crop((left, top, left + width, top + height))
 
