@@ -14,6 +14,7 @@ from torch import Tensor
 from wan_alpha.losses.draws import draw
 from wan_alpha.losses.shifted_noise import noise_shift, object_masks, occupancy
 from wan_alpha.losses.timesteps import TimestepError, Timesteps
+from wan_alpha.models import codecs
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 from wan_alpha.models.codecs import AlphaCodec, Codec, ColourCodec
 from wan_alpha.models.dit import load_scheduler, load_transformer, new_transformer
@@ -186,6 +187,16 @@ def test_samples_follow_from_their_own_seeds() -> None:
     with torch.no_grad(), dit.sampling(["disc2"]) as model:
         one = sample_latents(model, dit.scheduler, (6, 2, 2, 2), [4], steps=2)
     torch.testing.assert_close(two[1:], one, atol=1e-5, rtol=1e-4)
+
+
+def test_long_clips_are_encoded_frame_by_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    c, b = codec(), batch()
+    whole, taken = c.encode(b), []
+    monkeypatch.setattr(codecs, "WHOLE_CLIP", 5 * 16 * 16 - 1)
+    stream = AlphaVAE._encode_stream
+    monkeypatch.setattr(AlphaVAE, "_encode_stream", lambda *a: taken.append(1) or stream(*a))
+    torch.testing.assert_close(c.encode(b), whole, rtol=1e-4, atol=1e-4)
+    assert taken
 
 
 @pytest.mark.parametrize("kind", ["alpha", "colour"])

@@ -16,6 +16,10 @@ from .base import fingerprint, spatial_stride, temporal_stride
 from .streaming import decode_chunks
 from .whole_clip import encode_features, latent_mean
 
+WHOLE_CLIP = 17 * 512 * 512
+"""Pixels of a clip up to which it is encoded at once; longer ones go frame by frame: the same result in little memory.
+It depends on a sample's shape alone, not on its batch."""
+
 
 class Codec(nn.Module):
     """A frozen VAE as the DiT sees it; latents are normalised with the base's statistics."""
@@ -57,7 +61,8 @@ class AlphaCodec(Codec):
 
     @torch.no_grad()
     def encode(self, batch: dict[str, Any]) -> Tensor:
-        z = self.alpha_vae.encode(batch["rgb"], batch["alpha"], batch["background"], streaming=False)
+        streaming = batch["alpha"][0].numel() > WHOLE_CLIP
+        z = self.alpha_vae.encode(batch["rgb"], batch["alpha"], batch["background"], streaming)
         return self.alpha_vae.normalize(z)
 
     def fingerprint(self) -> str:

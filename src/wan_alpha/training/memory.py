@@ -11,6 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..models.alpha_vae import AlphaVAE
+from ..models.codecs import WHOLE_CLIP
+
 
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of all tensors that are made inside the `with` block, now and at most.
@@ -65,3 +68,22 @@ def bytes_of(module: nn.Module, trained: bool | None = None) -> int:
     parameters = [p for p in module.parameters() if trained is None or p.requires_grad is trained]
     buffers = list(module.buffers()) if trained is not True else []
     return sum(t.numel() * t.element_size() for t in [*parameters, *buffers])
+
+
+@torch.no_grad()
+def encoding_bytes(codec: AlphaVAE, batch: int, frames: int, height: int, width: int) -> int:
+    """Bytes that come and go at most while the RGBA VAE, built on the meta device, encodes a batch in float32.
+
+    Long clips are encoded frame by frame: nine frames show the most, the others are there as input only.
+    """
+    streaming = frames * height * width > WHOLE_CLIP
+    shown = min(frames, 9) if streaming else frames
+    mode, live = FakeTensorMode(), LiveBytes()
+    faked(codec, mode)
+    with mode, live:
+        clip = [torch.zeros(batch, channels, shown, height, width) for channels in (3, 1)]
+        hard, grey = clip[0].clone(), clip[0].clone()  # the renders
+        latents = list(codec._encode_stream(hard, grey) if streaming else [codec._encode_clip(hard, grey)])
+        del clip, latents
+    of_a_frame = 4 * (3 + 1 + 3 + 3 + 6) * batch * height * width  # the clip, its renders, both as one batch
+    return live.peak + of_a_frame * (frames - shown)

@@ -30,7 +30,7 @@ from ..models.base import BaseError, locate_base, spatial_stride, temporal_strid
 from ..models.dit_adapters import add_dit_adapters
 from ..models.text import MAX_TOKENS
 from .config import AlphaDiTConfig, RunConfig
-from .memory import LiveBytes, bytes_of, faked
+from .memory import LiveBytes, bytes_of, encoding_bytes, faked
 
 WAN21_VAE: dict[str, Any] = {}  # diffusers' defaults are Wan2.1's
 WAN22_VAE = {
@@ -214,6 +214,10 @@ def plan_run(config: RunConfig) -> Plan:
     others = {name: 0 if model.frozen.text_on_cpu else size for name, size in encoders.items()}
     others["RGBA VAE"] = bytes_of(codec)
     plan.parts = {"transformer": transformer, **others, **plan.parts}
+    if config.data.kind != "latents" and not model.variants and isinstance(codec, AlphaVAE):
+        step = plan.parts["activations"] + plan.parts["working space"]  # not there yet while a batch is encoded
+        d = config.data
+        plan.parts["encoding a batch"] = max(0, encoding_bytes(codec, d.batch_size, d.num_frames, *d.size) - step)
     return plan
 
 
@@ -281,5 +285,9 @@ def print_plan(config: RunConfig) -> None:
         f"{plan.flops * accumulate / 1e12:.4g} TFLOP (matrix products, without what checkpointing computes again)",
         highlight=False,
     )
-    if isinstance(config.model, AlphaDiTConfig) and config.data.kind != "latents" and not config.model.variants:
-        console.print("every batch is encoded anew: the VAE's own passes come on top; data=latents has none")
+    if "encoding a batch" in plan.parts:
+        console.print(
+            "every batch is encoded anew before the step: what that takes beyond the step's activations and working "
+            "space is counted, its time and FLOPs are not; data=latents has none",
+            highlight=False,
+        )
