@@ -102,12 +102,12 @@ def test_two_stages_in_a_row(base: Path, clips: Path, tmp_path: Path) -> None:
     encode(Options(clips, latents, str(base), str(vae), variants=2, height=16, width=16, val_clips=2, dtype="float32"))
     more = [
         "data=latents", f"data.root={latents}", f"model.vae_adapters={vae}", "model.captions=plain",
-        "model.adapter.rank=8", "optim.lr=0.03", "optim.decay_share=0", "trainer.max_steps=30",
-        "trainer.val_every_n_steps=15", "trainer.checkpoint_every_n_steps=30",
+        "model.adapter.rank=8", "optim.lr=0.01", "optim.decay_share=0", "trainer.max_steps=24",
+        "trainer.val_every_n_steps=2", "trainer.checkpoint_every_n_steps=24",
     ]  # fmt: skip
     train(*(option for option in small(base, clips, dit, *more) if option != "data=clips"))
     held_out = [float(row["val/loss"]) for row in rows(dit) if row.get("val/loss")]
-    assert held_out[1] < held_out[0]
+    assert held_out[-1] < held_out[0] - 0.01
     pipe = AlphaWanPipeline.from_pretrained(base, dit)
     pipe.set_progress_bar_config(disable=True)
     video = pipe("disc1", num_frames=5, height=32, width=32, num_inference_steps=2)
