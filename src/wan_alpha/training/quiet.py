@@ -9,6 +9,7 @@ ADVICE = (
     r"Found \d+ module\(s\) in eval mode",  # the frozen base
     r"Consider setting `persistent_workers=True`",  # an epoch never ends
     r"The '\w+' does not have many workers",
+    r"Mismatch dtype between input and weight",  # torch's norms under autocast: right, only not fused
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 
