@@ -24,7 +24,7 @@ from wan_alpha.training.identity import differing_keys, is_free, register_resolv
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
-GROUPS = ["base", "callbacks", "data", "logger", "stage", "trainer"]
+GROUPS = ["base", "callbacks", "data", "logger", "model", "stage", "trainer"]
 OPTIONS = [(group, file.stem) for group in GROUPS for file in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = sorted(file.stem for file in (ROOT / "experiments").glob("*.yaml"))
 # What has no value until the user gives one.

@@ -1,23 +1,23 @@
-"""The project's own codec, and what its frozen base can do without it: the ceiling and the floor of any training."""
+"""Codecs of RGBA VAEs, and what the frozen base can do without any: the ceiling and the floor of any training."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from wan_alpha.models.alpha_vae import AlphaVAE
+from wan_alpha.models.rgba_vae import RgbaVAE
 from wan_alpha.rendering import alpha_to_rgb, hard_render, rgb_to_alpha
 
 
-class AlphaVAECodec:
-    """`Codec`: one latent for colour and alpha.
+class RgbaVAECodec:
+    """`Codec`: one latent for colour and alpha, the project's own or a baseline's.
 
     Args:
         vae: with trained adapters.
-        streaming: frame by frame in constant memory.
+        streaming: frame by frame in constant memory, for those that can.
     """
 
-    def __init__(self, vae: AlphaVAE, streaming: bool = True) -> None:
+    def __init__(self, vae: RgbaVAE, streaming: bool = True) -> None:
         self.vae, self.streaming = vae, streaming
 
     @torch.no_grad()
@@ -31,7 +31,7 @@ class AlphaVAECodec:
 class CeilingCodec:
     """`Codec`: the base spends two latents, one on the hard render and one on alpha as a grey video."""
 
-    def __init__(self, vae: AlphaVAE) -> None:
+    def __init__(self, vae: RgbaVAE) -> None:
         self.vae = vae
 
     @torch.no_grad()
@@ -44,7 +44,7 @@ class CeilingCodec:
 class FloorCodec:
     """`Codec`: the base spends one latent and knows nothing of alpha: everything comes back opaque."""
 
-    def __init__(self, vae: AlphaVAE) -> None:
+    def __init__(self, vae: RgbaVAE) -> None:
         self.vae = vae
 
     @torch.no_grad()

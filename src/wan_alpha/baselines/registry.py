@@ -8,23 +8,16 @@ from pathlib import Path
 import torch
 
 from wan_alpha.baselines.interface import Codec, UnknownSystemError
-from wan_alpha.baselines.ours import AlphaVAECodec, CeilingCodec, FloorCodec
-from wan_alpha.models.adapters import AdapterError, locate_adapters
+from wan_alpha.baselines.four_channel import FourChannelVAE
+from wan_alpha.baselines.latent_offset import LatentOffsetVAE
+from wan_alpha.baselines.ours import CeilingCodec, FloorCodec, RgbaVAECodec
+from wan_alpha.models.adapters import AdapterError, adapter_kind, locate_adapters
 from wan_alpha.models.alpha_vae import AlphaVAE
 
-Loader = Callable[[str, str, torch.device, torch.dtype], Codec | None]
-"""(base, path, device, dtype) -> the codec at `path`, or None if something else lies there."""
-
-
-def _alpha_vae(base: str, path: str, device: torch.device, dtype: torch.dtype) -> Codec | None:
-    try:
-        locate_adapters(path)
-    except AdapterError:
-        return None
-    return AlphaVAECodec(AlphaVAE.from_pretrained(base, path, dtype).to(device))
-
-
-CODECS: dict[str, Loader] = {"adapters of stage=vae": _alpha_vae}
+VAES: dict[str, type[AlphaVAE] | type[LatentOffsetVAE] | type[FourChannelVAE]] = {
+    vae.kind: vae for vae in (AlphaVAE, LatentOffsetVAE, FourChannelVAE)
+}
+"""What stage=vae trains, by the kind that adapter files name."""
 
 REFERENCES: dict[str, Callable[[AlphaVAE], Codec]] = {"ceiling": CeilingCodec, "floor": FloorCodec}
 REFERENCE_NOTES = {
@@ -39,13 +32,16 @@ def load_codec(base: str, path: str, device: torch.device, dtype: torch.dtype = 
     Raises:
         UnknownSystemError: nothing that is known lies there.
     """
-    for load in CODECS.values():
-        codec = load(base, path, device, dtype)
-        if codec is not None:
-            return codec
-    raise UnknownSystemError(
-        f"{Path(path)}: expected {' or '.join(CODECS)}, an exported directory or a run; found neither"
-    )
+    try:
+        locate_adapters(path)
+    except AdapterError:
+        raise UnknownSystemError(
+            f"{Path(path)}: expected adapters of stage=vae, an exported directory or a run; found neither"
+        ) from None
+    kind = adapter_kind(path)
+    if kind not in VAES:
+        raise UnknownSystemError(f"{Path(path)}: adapters of kind {kind}; this version knows {', '.join(VAES)}")
+    return RgbaVAECodec(VAES[kind].from_pretrained(base, path, dtype).to(device))
 
 
 def load_reference(name: str, base: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Codec:

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = "wan-alpha adapters"
 VERSION = 1
+ALPHA_VAE = "alpha_vae"  # the project's own; other kinds are those of baselines
 TENSORS, DESCRIPTION = "adapters.safetensors", "adapters.json"
 
 
@@ -37,7 +38,11 @@ class Adapters:
 
 
 def save_adapters(
-    directory: str | Path, vae: AutoencoderKLWan, spec: dict[str, Any], tensors: dict[str, Tensor]
+    directory: str | Path,
+    vae: AutoencoderKLWan,
+    spec: dict[str, Any],
+    tensors: dict[str, Tensor],
+    kind: str = ALPHA_VAE,
 ) -> None:
     """Write both files, each atomically; the description comes last, so that it never speaks of missing tensors."""
     directory = Path(directory)
@@ -45,6 +50,7 @@ def save_adapters(
     description = {
         "format": FORMAT,
         "version": VERSION,
+        "kind": kind,
         "spec": spec,
         "base": {"layout": layout(vae), "fingerprint": fingerprint(vae)},
     }
@@ -68,17 +74,32 @@ def locate_adapters(adapters: str | Path) -> Path:
     )
 
 
-def load_adapters(adapters: str | Path, vae: AutoencoderKLWan) -> Adapters:
-    """Read adapters and check that they fit `vae`; other weights in the same layout only warn."""
-    directory = locate_adapters(adapters)
+def adapter_kind(adapters: str | Path) -> str:
+    """Which RGBA VAE an adapter directory belongs to: `alpha_vae`, or a baseline's kind."""
+    return str(_description(locate_adapters(adapters)).get("kind", ALPHA_VAE))
+
+
+def _description(directory: Path) -> dict[str, Any]:
     try:
         description = json.loads((directory / DESCRIPTION).read_text())
-        tensors = load_file(directory / TENSORS)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError) as error:
         raise AdapterError(f"adapters in {directory} are damaged: {error}") from error
     found = (description.get("format"), description.get("version")) if isinstance(description, dict) else ()
     if found != (FORMAT, VERSION):
         raise AdapterError(f"{directory / DESCRIPTION} is {found}; this version reads {(FORMAT, VERSION)}")
+    return description
+
+
+def load_adapters(adapters: str | Path, vae: AutoencoderKLWan, kind: str = ALPHA_VAE) -> Adapters:
+    """Read adapters and check that they are of `kind` and fit `vae`; other weights in the same layout only warn."""
+    directory = locate_adapters(adapters)
+    description = _description(directory)
+    if (found := description.get("kind", ALPHA_VAE)) != kind:
+        raise AdapterError(f"adapters in {directory} are of kind {found}; expected {kind}: give a run with that model")
+    try:
+        tensors = load_file(directory / TENSORS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise AdapterError(f"adapters in {directory} are damaged: {error}") from error
     if missing := {"spec", "base"} - description.keys():
         raise AdapterError(
             f"adapters in {directory} are damaged: {DESCRIPTION} has no {' and no '.join(sorted(missing))}"

@@ -11,12 +11,13 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ..rendering import alpha_to_rgb, hard_render, rgb_to_alpha
-from .adapters import AdapterError, load_adapters, save_adapters
-from .base import check_size, load_vae
+from .adapters import load_adapters, save_adapters
+from .base import load_vae
 from .lora import AdapterSwitch, add_decoder_adapters
 from .merge import MergeInit, build_merge_block
+from .rgba_vae import RgbaVAE
 from .streaming import FeatureCache, chunks, decode_chunks, encode_features_chunk
-from .whole_clip import Runner, decode_clip, encode_features, latent_mean, run_checkpointed, run_plain
+from .whole_clip import Runner, decode_clip, encode_features, run_plain
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class AdapterSpec:
     residual_blocks: int = 3
 
 
-class AlphaVAE(nn.Module):
+class AlphaVAE(RgbaVAE):
     """Encode and decode RGBA video in the latent space of a Wan base.
 
         Z = M(E(R^h), E(A)),   rgb = D_rgb(Z),   alpha = mean of the channels of D_alpha(Z)
@@ -43,19 +44,14 @@ class AlphaVAE(nn.Module):
         checkpointing: keep only block inputs for the backward pass (whole-clip passes only).
     """
 
+    kind = "alpha_vae"
+
     def __init__(self, base: AutoencoderKLWan, spec: AdapterSpec | None = None, checkpointing: bool = True) -> None:
-        super().__init__()
+        super().__init__(base, checkpointing)
         self.spec = spec or AdapterSpec()
-        self.base = base.requires_grad_(False)
         self.merge = build_merge_block(base, self.spec.merge_init, self.spec.residual_blocks)
         add_decoder_adapters(base.decoder, self.spec.rank, self.spec.lora_alpha)
         self.adapters = AdapterSwitch(base.decoder)
-        self.run: Runner = run_checkpointed if checkpointing else run_plain
-        self.latents_mean: Tensor
-        self.latents_std: Tensor
-        for name in ("latents_mean", "latents_std"):
-            statistic = torch.tensor(base.config[name]).view(1, -1, 1, 1, 1)
-            self.register_buffer(name, statistic, persistent=False)
 
     @classmethod
     def from_pretrained(
@@ -152,27 +148,8 @@ class AlphaVAE(nn.Module):
         with self.adapters.use(adapter):
             return torch.cat(list(decode_chunks(self.base, z)), dim=2)
 
-    def forward(self, rgb: Tensor, alpha: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruct a clip, whole, with gradients: `decode(encode(rgb, alpha, background))`."""
-        return self.decode(self.encode(rgb, alpha, background, streaming=False), streaming=False)
-
-    # ----- the plain base, for comparison -------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def base_roundtrip(self, video: Tensor) -> Tensor:
-        """The frozen base alone: (B, 3, T, H, W) in [-1, 1] through its own latent and back, unclamped."""
-        z = latent_mean(self.base, encode_features(self.base, video))
-        return decode_clip(self.base, z, self.adapters.runner(None, run_plain))
-
-    # ----- latents for the DiT ------------------------------------------------------------------------------------
-
-    def normalize(self, z: Tensor) -> Tensor:
-        """Raw latent -> the unit-scale latent of the DiT: (z - mean) / std with the base's statistics."""
-        return (z - self.latents_mean) / self.latents_std
-
-    def denormalize(self, z: Tensor) -> Tensor:
-        """The inverse of `normalize`."""
-        return z * self.latents_std + self.latents_mean
+    def base_runner(self) -> Runner:
+        return self.adapters.runner(None, run_plain)
 
     # ----- adapters -------------------------------------------------------------------------------------------------
 
@@ -186,47 +163,10 @@ class AlphaVAE(nn.Module):
                 named[f"{adapter}.{layer}.lora_{matrix}"] = p
         return named
 
-    def adapter_state(self) -> dict[str, Tensor]:
-        """The trained tensors by name (detached, shared memory)."""
-        return {name: p.detach() for name, p in self.adapter_parameters().items()}
-
-    @torch.no_grad()
-    def load_adapter_state(self, tensors: dict[str, Tensor]) -> None:
-        """Copy trained tensors in; every name and shape must match."""
-        own = self.adapter_parameters()
-        missing, unknown = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-        if missing or unknown:
-            raise AdapterError(
-                f"adapter tensors do not match: missing {missing[:3]}, unknown {unknown[:3]} (first three)"
-            )
-        for name, parameter in own.items():
-            if tensors[name].shape != parameter.shape:  # copy_ would broadcast
-                shapes = f"{tuple(tensors[name].shape)}, this model has {tuple(parameter.shape)}"
-                raise AdapterError(f"adapter tensors do not match: {name}: {shapes}")
-            parameter.copy_(tensors[name])
-
     def save_adapters(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write `adapters.safetensors` and `adapters.json`, in `dtype` if given."""
         tensors = {name: t.to(dtype or t.dtype) for name, t in self.adapter_state().items()}
         save_adapters(directory, self.base, asdict(self.spec), tensors)
-
-    # ----- checks -----------------------------------------------------------------------------------------------------
-
-    def check_clip(self, rgb: Tensor, alpha: Tensor) -> None:
-        """Shapes that fit each other and the base."""
-        if rgb.dim() != 5 or rgb.shape[1] != 3 or alpha.shape != (rgb.shape[0], 1, *rgb.shape[2:]):
-            raise ValueError(
-                f"rgb must be (B, 3, T, H, W) and alpha (B, 1, T, H, W) of the same size; "
-                f"got rgb {tuple(rgb.shape)} and alpha {tuple(alpha.shape)}"
-            )
-        check_size(self.base, *rgb.shape[2:])
-
-    def check_latent(self, z: Tensor) -> None:
-        """A latent must have this base's number of channels."""
-        if z.dim() != 5 or z.shape[1] != self.base.config["z_dim"]:
-            raise ValueError(
-                f"a latent is {tuple(z.shape)}; this base takes (B, {self.base.config['z_dim']}, T', h, w)"
-            )
 
 
 def check_alpha_range(alpha: Tensor) -> None:

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from ..losses.alpha import AlphaVAELoss
 from ..losses.diffusion_prior import DiffusionPrior
 from ..losses.draws import draw
-from ..models.alpha_vae import AlphaVAE
+from ..models.rgba_vae import RgbaVAE
 from .optim import Optimiser
 from .stage import StageModule
 
 
 class AlphaVAEModule(StageModule):
-    """Train the merge block and both decoder adapters on a frozen base.
+    """Train an RGBA VAE on a frozen base: the paper's (merge block and two decoder adapters), or a baseline's.
 
         Z = M(E(R^h), E(A)),   L = L_alpha + L_rgb^soft + L_rgb^hard  [ + w L_t2v: version 2 ]
 
     Args:
-        vae: the model; only its adapters are trained.
+        vae: the model; only its adapters are trained.  A baseline may add penalties to the loss.
         loss: the nine terms.
         optimiser: parameters -> what `configure_optimizers` returns.
         prior: version 2's diffusion prior; None is version 1.
@@ -32,7 +32,7 @@ class AlphaVAEModule(StageModule):
 
     def __init__(
         self,
-        vae: AlphaVAE,
+        vae: RgbaVAE,
         loss: AlphaVAELoss,
         optimiser: Optimiser,
         prior: DiffusionPrior | None = None,
@@ -54,6 +54,8 @@ class AlphaVAEModule(StageModule):
             draws = draw(self.seed, batch["index"], tuple(z.shape[1:]))
             unknown, errors = self.prior(self.vae.normalize(z), alpha, draws.u, draws.noise)
             loss, terms = loss + self.prior_weight * unknown, {**terms, "prior": unknown.detach(), **errors}
+        for name, (value, weight) in self.vae.penalties(rgb, alpha, batch["background"], z).items():
+            loss, terms = loss + weight * value, {**terms, name: value.detach()}
         self.log_step({"loss": loss, **terms})
         return loss
 

@@ -10,12 +10,15 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import nn
 
+from ..baselines.four_channel import FourChannelSpec, FourChannelVAE
+from ..baselines.latent_offset import LatentOffsetSpec, LatentOffsetVAE
 from ..losses.alpha import AlphaVAELoss
 from ..losses.diffusion_prior import DiffusionPrior
 from ..models.adapters import load_adapters
 from ..models.alpha_vae import AdapterSpec, AlphaVAE
 from ..models.base import check_size, load_vae, spatial_stride, temporal_stride
 from ..models.dit import load_transformer
+from ..models.rgba_vae import RgbaVAE
 from ..models.text import MAX_TOKENS, TextEncoder
 from ..models.whole_clip import run_checkpointed
 from ..stages.base import BaseVAEModule
@@ -23,7 +26,15 @@ from ..stages.stage import StageModule
 from ..stages.vae import AlphaVAEModule
 from .build_dit import build_dit
 from .build_optim import optimiser
-from .config import AlphaVAEConfig, BaseVAEConfig, LossConfig, PriorConfig, RunConfig
+from .config import (
+    AlphaVAEConfig,
+    BaseVAEConfig,
+    FourChannelConfig,
+    LatentOffsetConfig,
+    LossConfig,
+    PriorConfig,
+    RunConfig,
+)
 
 
 def build_module(config: RunConfig) -> StageModule:
@@ -53,20 +64,33 @@ def _base_vae(config: RunConfig) -> BaseVAEModule:
 
 
 def _alpha_vae(config: RunConfig) -> AlphaVAEModule:
-    model = config.model
-    assert isinstance(model, AlphaVAEConfig)
     assert config.loss is not None
-    spec = AdapterSpec(model.lora.rank, model.lora.alpha, model.merge.init, model.merge.residual_blocks)
-    # In float32 whatever the precision of the step: in bf16, W + s·B·A would round small updates away.
-    vae = AlphaVAE(load_vae(config.base.path), spec, checkpointing=config.trainer.activation_checkpointing)
-    if model.init_from is not None:
-        vae.load_adapter_state(load_adapters(model.init_from, vae.base).tensors)
+    vae = build_rgba_vae(config)
     prior = _prior(config.loss.prior, vae) if config.loss.prior.weight else None
     return AlphaVAEModule(vae, build_loss(config.loss), optimiser(config), prior, config.loss.prior.weight, config.seed)
 
 
+def build_rgba_vae(config: RunConfig) -> RgbaVAE:
+    """The RGBA VAE that `model` describes: the project's own, or a baseline's."""
+    model, checkpointing = config.model, config.trainer.activation_checkpointing
+    # In float32 whatever the precision of the step: in bf16, W + s·B·A would round small updates away.
+    base = load_vae(config.base.path)
+    vae: RgbaVAE
+    if isinstance(model, AlphaVAEConfig):
+        spec = AdapterSpec(model.lora.rank, model.lora.alpha, model.merge.init, model.merge.residual_blocks)
+        vae = AlphaVAE(base, spec, checkpointing)
+    elif isinstance(model, LatentOffsetConfig):
+        vae = LatentOffsetVAE(base, LatentOffsetSpec(model.width, model.identity_weight), checkpointing)
+    else:
+        assert isinstance(model, FourChannelConfig)
+        vae = FourChannelVAE(base, FourChannelSpec(model.kl_weight), checkpointing)
+    if model.init_from is not None:
+        vae.load_adapter_state(load_adapters(model.init_from, vae.base, vae.kind).tensors)
+    return vae
+
+
 @torch.no_grad()
-def _prior(config: PriorConfig, vae: AlphaVAE) -> DiffusionPrior:
+def _prior(config: PriorConfig, vae: RgbaVAE) -> DiffusionPrior:
     """The frozen transformer of a base, and what its text encoder makes of the empty prompt."""
     dtype = getattr(torch, config.dtype)
     text = TextEncoder.from_pretrained(config.base, dtype)

@@ -150,6 +150,27 @@ class AlphaVAEConfig:
 
 
 @dataclass
+class LatentOffsetConfig:
+    """stage=vae model=layerdiffuse: a baseline, see `baselines.latent_offset`."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["latent_offset"]
+    width: Count  # channels of both networks at their finest level
+    identity_weight: NonNegative  # how strongly the base must still decode the latent to the padded picture
+    init_from: str | None  # a run or an exported directory of the same model; null: fresh
+
+
+@dataclass
+class FourChannelConfig:
+    """stage=vae model=alphavae: a baseline, see `baselines.four_channel`."""
+
+    __pydantic_config__ = STRICT
+    kind: Literal["four_channel"]
+    kl_weight: NonNegative  # of the divergence to the frozen base's latent
+    init_from: str | None  # a run or an exported directory of the same model; null: fresh
+
+
+@dataclass
 class BaseVAEConfig:
     """stage=base: a small Wan VAE trained from scratch; `architecture` goes to diffusers' AutoencoderKLWan."""
 
@@ -318,7 +339,10 @@ class RunConfig:
     data: DataConfig
     trainer: TrainerConfig
     optim: OptimConfig
-    model: Annotated[AlphaVAEConfig | BaseVAEConfig | AlphaDiTConfig, Field(discriminator="kind")]
+    model: Annotated[
+        AlphaVAEConfig | LatentOffsetConfig | FourChannelConfig | BaseVAEConfig | AlphaDiTConfig,
+        Field(discriminator="kind"),
+    ]
     loss: LossConfig | None
     logger: LoggerConfig
     callbacks: CallbacksConfig

@@ -31,9 +31,10 @@ def checked(cfg: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
 
 def check_together(config: RunConfig) -> None:
     """What no single key can show: parts that do not belong to each other."""
-    kinds = {"vae": "alpha_vae", "base": "base_vae", "dit": "alpha_dit"}
-    if config.model.kind != kinds[config.stage]:
-        raise ConfigError(f"stage={config.stage} needs model.kind={kinds[config.stage]}, not {config.model.kind}")
+    kinds = {"vae": ("alpha_vae", "latent_offset", "four_channel"), "base": ("base_vae",), "dit": ("alpha_dit",)}
+    if config.model.kind not in kinds[config.stage]:
+        expected = " or ".join(kinds[config.stage])
+        raise ConfigError(f"stage={config.stage} needs model.kind={expected}, not {config.model.kind}")
     if config.stage == "vae" and config.loss is None:
         raise ConfigError("stage=vae needs a loss; null is for stage=base")
     if isinstance(config.model, AlphaDiTConfig):

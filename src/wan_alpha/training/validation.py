@@ -16,7 +16,7 @@ from ..evaluation.lpips import LPIPS
 from ..evaluation.metrics import RGBAMetrics
 from ..evaluation.panels import Frames, panel, write_mp4, write_panels
 from ..evaluation.tables import comparison_table, markdown_table
-from ..models.alpha_vae import AlphaVAE
+from ..models.rgba_vae import RgbaVAE
 from ..rendering import alpha_to_rgb, hard_render, rgb_to_alpha
 from .config import CallbacksConfig
 from .provenance import write_json
@@ -61,7 +61,7 @@ class ReconstructionValidation(Callback):
         self.metrics.update(pred_rgb, pred_alpha, *truth)
         if not self.reference_done:
             with trainer.precision_plugin.forward_context():  # the same precision as ours
-                reference = base_reconstructions(cast(AlphaVAE, pl_module.vae), batch)
+                reference = base_reconstructions(cast(RgbaVAE, pl_module.vae), batch)
             for name, (rgb, alpha) in reference.items():
                 self.reference[name].update(rgb, alpha, *truth)
         for i, key in enumerate(batch["key"]):
@@ -107,7 +107,7 @@ def _pick(values: Any, indices: list[int]) -> Any:
 
 
 @torch.no_grad()
-def base_reconstructions(vae: AlphaVAE, batch: dict) -> dict[str, tuple[Tensor, Tensor]]:
+def base_reconstructions(vae: RgbaVAE, batch: dict) -> dict[str, tuple[Tensor, Tensor]]:
     """What the frozen base does without this project: (rgb, alpha) for the ceiling and the floor.
 
     The ceiling spends two latents, one on the hard render and one on alpha as a grey video.  The floor spends one and
