@@ -3,7 +3,6 @@
 To add one: a file here with a class that has the methods of `Codec` or `Generator`, and an entry in `registry.py`.
 """
 
-from wan_alpha.baselines.interface import Codec, Generator, UnknownSystemError
-from wan_alpha.baselines.registry import load_codec, load_reference
+from wan_alpha.baselines.interface import Codec, Generator, Sampling, UnknownSystemError
 
-__all__ = ["Codec", "Generator", "UnknownSystemError", "load_codec", "load_reference"]
+__all__ = ["Codec", "Generator", "Sampling", "UnknownSystemError"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
@@ -28,6 +29,24 @@ class Codec(Protocol):
             rgb (B, 3, T, H, W), about [-1, 1], and alpha (B, 1, T, H, W), about [0, 1]; float32, unclamped.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a generator samples.
+
+    Attributes:
+        num_frames: T = 1 + 4k.
+        height, width: in pixels.
+        steps: of the scheduler.
+        guidance: classifier-free; 1 is none.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    steps: int = 50
+    guidance: float = 5.0
 
 
 class Generator(Protocol):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from wan_alpha.baselines.interface import Codec, UnknownSystemError
+from wan_alpha.baselines.alfie import AlfieGenerator
 from wan_alpha.baselines.four_channel import FourChannelVAE
+from wan_alpha.baselines.interface import Codec, Generator, Sampling, UnknownSystemError
 from wan_alpha.baselines.latent_offset import LatentOffsetVAE
+from wan_alpha.baselines.matting import MattingGenerator, colour_key, load_matting
 from wan_alpha.baselines.ours import CeilingCodec, FloorCodec, RgbaVAECodec
+from wan_alpha.baselines.wan_sampler import WanSampler
 from wan_alpha.models.adapters import AdapterError, adapter_kind, locate_adapters
 from wan_alpha.models.alpha_vae import AlphaVAE
 
@@ -47,3 +51,52 @@ def load_codec(base: str, path: str, device: torch.device, dtype: torch.dtype = 
 def load_reference(name: str, base: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Codec:
     """What the frozen base does by itself: "ceiling" or "floor"."""
     return REFERENCES[name](AlphaVAE.from_pretrained(base, None, dtype).to(device))
+
+
+# ----- generators -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a generator is loaded with: the base, how it samples, where it works."""
+
+    base: str
+    sampling: Sampling
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+
+    def sampler(self) -> WanSampler:
+        """The plain base."""
+        return WanSampler(self.base, self.sampling, self.device, self.dtype)
+
+
+def _matting(argument: str, setting: Setting) -> Generator:
+    return MattingGenerator(setting.sampler(), load_matting(argument) if argument else colour_key)
+
+
+def _alfie(argument: str, setting: Setting) -> Generator:
+    if argument:
+        raise UnknownSystemError(f"alfie={argument}: alfie takes nothing")
+    return AlfieGenerator(setting.sampler())
+
+
+GENERATORS: dict[str, Callable[[str, Setting], Generator]] = {"matting": _matting, "alfie": _alfie}
+"""Name -> (what stands behind `name=`, setting) -> a generator."""
+
+
+def is_generator(system: str) -> bool:
+    """Whether `system` names a baseline, `NAME` or `NAME=ARGUMENT`; else it is adapters of the project's own."""
+    return system.partition("=")[0] in GENERATORS
+
+
+def load_generator(system: str, setting: Setting) -> Generator:
+    """The baseline that `system` names.
+
+    Raises:
+        UnknownSystemError: there is none of that name, or its argument does not fit.
+        BaseError, SizeError: see `WanSampler`.
+    """
+    name, _, argument = system.partition("=")
+    if name not in GENERATORS:
+        raise UnknownSystemError(f"{system}: no such baseline; there are {', '.join(GENERATORS)}")
+    return GENERATORS[name](argument, setting)

@@ -90,7 +90,7 @@ class EvaluateConfig:
     nine_colours: bool  # AlphaVAE's protocol
 
     videos: dict[str, str]  # system -> folder
-    generators: dict[str, str]  # system -> adapters to generate with
+    generators: dict[str, str]  # system -> adapters to generate with, or a baseline: matting, alfie, ...
     sampling: SamplingConfig
     prompts: str | None  # bench, transpixeler, or a file
     align: AlignConfig

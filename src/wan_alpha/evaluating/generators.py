@@ -1,14 +1,22 @@
-"""generators.NAME=ADAPTERS: the videos of a system are made first, by the project's own pipeline."""
+"""generators.NAME=...: the videos of a system are made first, by the project's own pipeline or by a baseline."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..baselines import Sampling
+from ..baselines.registry import Setting, is_generator, load_generator
+from ..data.media import write_ffv1
 from ..evaluation.prompts import Prompt
+from ..pipeline.generate import DEFAULT_SIZES, WAN21_SIZE
 from .config import EvaluateConfig
-from .record import write_text
+from .record import RecordError, write_text
 
 
 def make_videos(config: EvaluateConfig, prompts: Sequence[Prompt], out: Path) -> dict[str, str]:
@@ -19,26 +27,75 @@ def make_videos(config: EvaluateConfig, prompts: Sequence[Prompt], out: Path) ->
     """
     if not config.generators:
         return {}
+    asked = out / "videos" / "prompts.json"
+    write_text(asked, json.dumps({p.id: p.text for p in prompts}, ensure_ascii=False, indent=2) + "\n")
+    folders = {}
+    for name, system in config.generators.items():
+        folder = out / "videos" / name
+        if is_generator(system):
+            by_baseline(system, name, config, prompts, folder)
+        else:
+            by_pipeline(system, config, asked, folder)
+        folders[name] = str(folder)
+    return folders
+
+
+def by_pipeline(adapters: str, config: EvaluateConfig, asked: Path, folder: Path) -> None:
+    """The project's own pipeline, with adapters."""
     from ..pipeline.config import BaseConfig, EdgesConfig, GenerateConfig
     from ..pipeline.generate import generate
 
-    asked = out / "videos" / "prompts.json"
-    write_text(asked, json.dumps({p.id: p.text for p in prompts}, ensure_ascii=False, indent=2) + "\n")
     sampling = config.sampling
-    folders = {}
-    for name, adapters in config.generators.items():
-        folder = out / "videos" / name
-        generate(
-            GenerateConfig(
-                task="t2v", base=BaseConfig(config.base.name, config.base.path), prompt=None, prompts=str(asked),
-                negative_prompt=None, image=None, adapters=adapters, distill=None, out=str(folder), formats=["mkv"],
-                seed=config.seed, num_frames=sampling.num_frames, height=sampling.height, width=sampling.width,
-                num_inference_steps=sampling.num_inference_steps, guidance_scale=sampling.guidance_scale, shift=None,
-                fps=None, batch_size=1, merge=True,
-                device="auto" if config.device == "auto" else "cpu" if config.device == "cpu" else "cuda",
-                dtype="auto", offload="none", tile=None, edges=EdgesConfig(0, 0), background="checkerboard",
-                overwrite=False,
-            )
-        )  # fmt: skip
-        folders[name] = str(folder)
-    return folders
+    generate(
+        GenerateConfig(
+            task="t2v", base=BaseConfig(config.base.name, config.base.path), prompt=None, prompts=str(asked),
+            negative_prompt=None, image=None, adapters=adapters, distill=None, out=str(folder), formats=["mkv"],
+            seed=config.seed, num_frames=sampling.num_frames, height=sampling.height, width=sampling.width,
+            num_inference_steps=sampling.num_inference_steps, guidance_scale=sampling.guidance_scale, shift=None,
+            fps=None, batch_size=1, merge=True,
+            device="auto" if config.device == "auto" else "cpu" if config.device == "cpu" else "cuda",
+            dtype="auto", offload="none", tile=None, edges=EdgesConfig(0, 0), background="checkerboard",
+            overwrite=False,
+        )
+    )  # fmt: skip
+
+
+def by_baseline(system: str, name: str, config: EvaluateConfig, prompts: Sequence[Prompt], folder: Path) -> None:
+    """A baseline, with the same base, sizes, steps, guidance and seed as the pipeline would have."""
+    from .run import choose_device
+
+    device, sampling = choose_device(config.device), sampling_of(config)
+    made = {"system": system, "base": config.base.path, "seed": config.seed, "sampling": asdict(sampling)}
+    check_made(folder.with_name(f"{folder.name}.made.json"), made, folder)
+    todo = [p for p in prompts if not (folder / f"{p.id}.mkv").exists()]
+    if not todo:
+        return
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    generator = load_generator(system, Setting(config.base.path, sampling, device, dtype))
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns) as progress:
+        bar = progress.add_task(name, total=len(prompts), completed=len(prompts) - len(todo))
+        for prompt in todo:
+            frames = generator.generate(prompt.text, config.seed)
+            write_ffv1(frames, generator.fps, folder / f"{prompt.id}.mkv")
+            progress.advance(bar)
+
+
+def check_made(file: Path, made: dict[str, object], folder: Path) -> None:
+    """Videos that were made otherwise are not taken for these."""
+    if file.exists() and (before := json.loads(file.read_text())) != made:
+        differing = [f"{k}: {before.get(k)} -> {v}" for k, v in made.items() if before.get(k) != v]
+        raise RecordError(
+            f"{folder} holds videos that were made otherwise: {'; '.join(differing)}; choose another out="
+        )
+    write_text(file, json.dumps(made, indent=2) + "\n")
+
+
+def sampling_of(config: EvaluateConfig) -> Sampling:
+    """`sampling` with what generate.py takes by itself where nothing is given."""
+    frames, height, width = DEFAULT_SIZES.get(config.base.path, WAN21_SIZE)
+    s = config.sampling
+    guidance = 5.0 if s.guidance_scale is None else s.guidance_scale
+    return Sampling(s.num_frames or frames, s.height or height, s.width or width, s.num_inference_steps or 50, guidance)

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Subset
 
-from ..baselines import Codec, load_codec, load_reference
-from ..baselines.registry import REFERENCE_NOTES
+from ..baselines import Codec
+from ..baselines.registry import REFERENCE_NOTES, load_codec, load_reference
 from ..data.dataset import Batch, ClipDataset, collate
 from ..data.resize import Frames, to_uint8
 from ..data.source import ClipSource

@@ -39,12 +39,12 @@ class FoldedAttention:
         crossing = encoder_hidden_states is not None
         source = encoder_hidden_states if encoder_hidden_states is not None else hidden_states
         heads = int(attn.heads)
-        query = _rotate(attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (heads, -1)), rotary_emb)
+        query = rotate(attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (heads, -1)), rotary_emb)
         picture = None
         if attn.add_k_proj is not None:  # image-to-video bases put what CLIP sees before the text
             words = MAX_TOKENS if self.bias is None else self.bias.shape[1]
             picture, source = source[:, : source.shape[1] - words], source[:, source.shape[1] - words :]
-        key = _rotate(attn.norm_k(attn.to_k(source)).unflatten(2, (heads, -1)), rotary_emb)
+        key = rotate(attn.norm_k(attn.to_k(source)).unflatten(2, (heads, -1)), rotary_emb)
         mixed = _attend(query, key, attn.to_v(source).unflatten(2, (heads, -1)), self.bias if crossing else None)
         if picture is not None:
             key = attn.norm_added_k(attn.add_k_proj(picture)).unflatten(2, (heads, -1))
@@ -61,7 +61,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = Non
     return (logits.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
 
 
-def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
     """Rotary positions on pairs of channels; x (B, N, heads, d)."""
     if rotary is None:
         return x

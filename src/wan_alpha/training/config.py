@@ -340,7 +340,7 @@ class RunConfig:
     trainer: TrainerConfig
     optim: OptimConfig
     model: Annotated[
-        AlphaVAEConfig | LatentOffsetConfig | FourChannelConfig | BaseVAEConfig | AlphaDiTConfig,
+        AlphaVAEConfig | BaseVAEConfig | AlphaDiTConfig | LatentOffsetConfig | FourChannelConfig,
         Field(discriminator="kind"),
     ]
     loss: LossConfig | None
