@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,9 +15,11 @@ from wan_alpha.baselines.interface import Codec, Generator, Sampling, UnknownSys
 from wan_alpha.baselines.latent_offset import LatentOffsetVAE
 from wan_alpha.baselines.matting import MattingGenerator, colour_key, load_matting
 from wan_alpha.baselines.ours import CeilingCodec, FloorCodec, RgbaVAECodec
-from wan_alpha.baselines.wan_sampler import WanSampler
+from wan_alpha.baselines.paired_tokens import PairedCodec, load_paired
+from wan_alpha.baselines.wan_sampler import LatentGenerator, WanSampler
 from wan_alpha.models.adapters import AdapterError, adapter_kind, locate_adapters
 from wan_alpha.models.alpha_vae import AlphaVAE
+from wan_alpha.models.base import load_vae
 
 VAES: dict[str, type[AlphaVAE] | type[LatentOffsetVAE] | type[FourChannelVAE]] = {
     vae.kind: vae for vae in (AlphaVAE, LatentOffsetVAE, FourChannelVAE)
@@ -58,12 +61,17 @@ def load_reference(name: str, base: str, device: torch.device, dtype: torch.dtyp
 
 @dataclass(frozen=True)
 class Setting:
-    """What a generator is loaded with: the base, how it samples, where it works."""
+    """What a generator is loaded with: the base, how it samples, where it works.
+
+    Attributes:
+        asked: of `sampling`, what the user gave; a generator with a base of its own has its own values for the rest.
+    """
 
     base: str
     sampling: Sampling
     device: torch.device
     dtype: torch.dtype = torch.float32
+    asked: dict[str, Any] = field(default_factory=dict)
 
     def sampler(self) -> WanSampler:
         """The plain base."""
@@ -80,7 +88,31 @@ def _alfie(argument: str, setting: Setting) -> Generator:
     return AlfieGenerator(setting.sampler())
 
 
-GENERATORS: dict[str, Callable[[str, Setting], Generator]] = {"matting": _matting, "alfie": _alfie}
+def _paired(argument: str, setting: Setting) -> Generator:
+    if not argument:
+        raise UnknownSystemError("paired: give the run that trained it, paired=RUN")
+    codec = PairedCodec(load_vae(setting.base))
+    sampler = WanSampler(setting.base, setting.sampling, setting.device, setting.dtype, codec)
+    load_paired(sampler.transformer, argument)
+    return LatentGenerator(sampler)
+
+
+def _transpixeler(argument: str, setting: Setting) -> Generator:
+    from wan_alpha.baselines.transpixeler import PUBLISHED, TransPixelerGenerator
+
+    base, comma, weights = argument.partition(",")
+    if not comma:
+        raise UnknownSystemError("transpixeler: give transpixeler=COGVIDEOX_DIR,WEIGHTS_FILE")
+    sampling = replace(PUBLISHED, **setting.asked)
+    return TransPixelerGenerator.load(base, weights, sampling, setting.device, setting.dtype)
+
+
+GENERATORS: dict[str, Callable[[str, Setting], Generator]] = {
+    "matting": _matting,
+    "alfie": _alfie,
+    "paired": _paired,
+    "transpixeler": _transpixeler,
+}
 """Name -> (what stands behind `name=`, setting) -> a generator."""
 
 

@@ -77,6 +77,19 @@ class WanSampler:
         return sample_latents(model, self.scheduler, shape, [seed], s.steps, s.guidance, device=self.device)
 
 
+class LatentGenerator:
+    """`Generator`: a sampler whose codec decodes colour and alpha."""
+
+    def __init__(self, sampler: WanSampler) -> None:
+        self.sampler, self.fps = sampler, sampler.fps
+
+    @torch.no_grad()
+    def generate(self, prompt: str, seed: int) -> Frames:
+        """See `Generator.generate`."""
+        z = self.sampler.sample(self.sampler.velocity_model(prompt), seed)
+        return to_rgba(*self.sampler.codec.decode(z))
+
+
 def to_rgba(rgb: Tensor, alpha: Tensor) -> Frames:
     """rgb (1, 3, T, H, W) in [-1, 1] and alpha (1, 1, T, H, W) in [0, 1] -> uint8 (T, H, W, 4)."""
     rgba = torch.cat([(rgb[0].float().clamp(-1, 1) + 1) / 2, alpha[0].float().clamp(0, 1)])

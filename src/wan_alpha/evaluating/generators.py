@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -71,7 +72,7 @@ def by_baseline(system: str, name: str, config: EvaluateConfig, prompts: Sequenc
     if not todo:
         return
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    generator = load_generator(system, Setting(config.base.path, sampling, device, dtype))
+    generator = load_generator(system, Setting(config.base.path, sampling, device, dtype, asked(config)))
     folder.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
@@ -93,9 +94,15 @@ def check_made(file: Path, made: dict[str, object], folder: Path) -> None:
     write_text(file, json.dumps(made, indent=2) + "\n")
 
 
+def asked(config: EvaluateConfig) -> dict[str, Any]:
+    """What `sampling` gives, in the words of `Sampling`."""
+    s = config.sampling
+    named = {"num_frames": s.num_frames, "height": s.height, "width": s.width, "steps": s.num_inference_steps,
+             "guidance": s.guidance_scale}  # fmt: skip
+    return {key: value for key, value in named.items() if value is not None}
+
+
 def sampling_of(config: EvaluateConfig) -> Sampling:
     """`sampling` with what generate.py takes by itself where nothing is given."""
     frames, height, width = DEFAULT_SIZES.get(config.base.path, WAN21_SIZE)
-    s = config.sampling
-    guidance = 5.0 if s.guidance_scale is None else s.guidance_scale
-    return Sampling(s.num_frames or frames, s.height or height, s.width or width, s.num_inference_steps or 50, guidance)
+    return replace(Sampling(frames, height, width), **asked(config))

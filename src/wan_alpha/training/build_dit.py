@@ -10,6 +10,7 @@ from diffusers import UniPCMultistepScheduler
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from transformers import AutoTokenizer
 
+from ..baselines.paired_tokens import PairedCodec, PairedSpec, pair_tokens
 from ..losses.timesteps import Timesteps
 from ..models.adapters import load_adapters
 from ..models.alpha_vae import AdapterSpec, AlphaVAE
@@ -21,6 +22,7 @@ from ..models.image_condition import check_image_base, check_text_base
 from ..models.image_encoder import ImageEncoder
 from ..models.text import TextEncoder, new_text_encoder
 from ..stages.dit import AlphaDiTModule, DiTSettings
+from ..stages.paired import PairedTokensModule
 from .build_optim import optimiser
 from .config import AlphaDiTConfig, RunConfig
 from .latents import LatentDataModule
@@ -31,7 +33,11 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
     """The LightningModule of stage=dit."""
     model = config.model
     assert isinstance(model, AlphaDiTConfig)
-    codec = build_codec(config.base.path, model.vae_adapters)
+    paired = PairedSpec(model.adapter.rank, model.adapter.alpha, model.adapter.rgb_sees_alpha)
+    pairing = model.adapter.kind == "paired"
+    codec: Codec = (
+        PairedCodec(load_vae(config.base.path)) if pairing else build_codec(config.base.path, model.vae_adapters)
+    )
     source = _where(config, model)
     if source is None:
         transformer, text, scheduler = _fresh(config, model, codec)
@@ -41,7 +47,9 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
         text = TextEncoder.from_pretrained(source, dtype)
         scheduler = load_scheduler(source)
     image = _image_encoder(config, transformer, codec)
-    if model.adapter.kind != "full":
+    if pairing:
+        pair_tokens(transformer, paired)
+    elif model.adapter.kind in ("dora", "lora"):
         from ..models.dit_adapters import add_dit_adapters
 
         add_dit_adapters(transformer, model.adapter.rank, model.adapter.alpha, model.adapter.kind)
@@ -52,14 +60,15 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
     settings = DiTSettings(
         text_on_cpu=model.frozen.text_on_cpu,
         task=model.task,
-        adapter=model.adapter.kind,
+        adapter="lora" if model.adapter.kind == "paired" else model.adapter.kind,
         timesteps=Timesteps(**asdict(model.timesteps)),
         noise=model.noise,
         caption_dropout=model.caption_dropout,
         fold_padding=model.fold_padding,
         validation_timesteps=tuple(model.validation_timesteps),
     )
-    return AlphaDiTModule(transformer, text, codec, settings, optimiser(config), config.seed, scheduler, image)
+    parts = (transformer, text, codec, settings, optimiser(config), config.seed, scheduler, image)
+    return PairedTokensModule(paired, *parts) if pairing else AlphaDiTModule(*parts)
 
 
 def _image_encoder(config: RunConfig, transformer: WanTransformer3DModel, codec: Codec) -> ImageEncoder | None:

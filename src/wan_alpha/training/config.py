@@ -186,9 +186,11 @@ class DiTAdapterConfig:
     """What is trained of the transformer."""
 
     __pydantic_config__ = STRICT
-    kind: Literal["dora", "lora", "full"]  # full: every weight, and the text encoder's
+    # full: every weight, and the text encoder's; paired: a baseline, TransPixeler's tokens for alpha
+    kind: Literal["dora", "lora", "full", "paired"]
     rank: Count
     alpha: Positive  # the update is scaled by alpha / rank
+    rgb_sees_alpha: bool = True  # kind=paired: false leaves the RGB half exactly as the base makes it
 
 
 @dataclass

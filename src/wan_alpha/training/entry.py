@@ -66,7 +66,9 @@ def check_dit(config: RunConfig, model: AlphaDiTConfig) -> None:
             f"model.adapter.kind={model.adapter.kind} trains adapters on the base's own transformer; model.fresh and "
             "model.init_from are for model.adapter.kind=full"
         )
-    if not full and model.vae_adapters is None:
+    if model.adapter.kind == "paired":
+        check_paired(config, model)
+    elif not full and model.vae_adapters is None:
         raise ConfigError("model.vae_adapters is null: give the run or directory of a stage=vae, or tiny")
     if model.task == "i2v" and model.variants and config.data.kind != "latents":
         raise ConfigError("model.task=i2v needs data=latents (data_prep.encode task=i2v), or model.variants=0")
@@ -78,3 +80,16 @@ def check_dit(config: RunConfig, model: AlphaDiTConfig) -> None:
         raise ConfigError("model.adapter.kind=full trains every weight: model.frozen must keep its defaults")
     if model.frozen.dtype != "float32" and config.trainer.precision == "32-true":
         raise ConfigError("model.frozen.dtype=bfloat16 needs trainer.precision=bf16-mixed, not 32-true")
+
+
+def check_paired(config: RunConfig, model: AlphaDiTConfig) -> None:
+    """What TransPixeler's method has no place for."""
+    paired = "model.adapter.kind=paired (alpha as a second latent of the base's own VAE)"
+    if model.vae_adapters is not None:
+        raise ConfigError(f"{paired} uses no RGBA VAE: give model.vae_adapters=null")
+    if model.task != "t2v" or model.noise != "plain":
+        raise ConfigError(f"{paired} is for model.task=t2v and model.noise=plain")
+    if config.data.kind == "latents":
+        raise ConfigError(f"{paired} encodes its own latents: data=latents holds those of the RGBA VAE")
+    if config.plan:
+        raise ConfigError(f"plan=true does not know {paired}")
