@@ -131,7 +131,7 @@ def test_without_anything_learned_both_halves_see_what_one_would() -> None:
     plain, model = inputs(), transformer()
     expected = model(**plain)[0]
     pair_cogvideox(model, 2)
-    # Text sees RGB alone; RGB and alpha see every video token twice, but text once: not quite the base, nor far from it.
+    # Video tokens see the video twice but text once: not quite the base, nor far from it.
     rgb, alpha = model(**paired(plain))[0].chunk(2, dim=1)
     torch.testing.assert_close(rgb, alpha)
     assert (rgb - expected).abs().max() < 0.5 * expected.abs().max()
