@@ -9,17 +9,12 @@ from typing import Any
 
 import torch
 
-from wan_alpha.baselines.alfie import AlfieGenerator
 from wan_alpha.baselines.four_channel import FourChannelVAE
 from wan_alpha.baselines.interface import Codec, Generator, Sampling, UnknownSystemError
 from wan_alpha.baselines.latent_offset import LatentOffsetVAE
-from wan_alpha.baselines.matting import MattingGenerator, colour_key, load_matting
 from wan_alpha.baselines.ours import CeilingCodec, FloorCodec, RgbaVAECodec
-from wan_alpha.baselines.paired_tokens import PairedCodec, load_paired
-from wan_alpha.baselines.wan_sampler import LatentGenerator, WanSampler
 from wan_alpha.models.adapters import AdapterError, adapter_kind, locate_adapters
 from wan_alpha.models.alpha_vae import AlphaVAE
-from wan_alpha.models.base import load_vae
 
 VAES: dict[str, type[AlphaVAE] | type[LatentOffsetVAE] | type[FourChannelVAE]] = {
     vae.kind: vae for vae in (AlphaVAE, LatentOffsetVAE, FourChannelVAE)
@@ -73,26 +68,36 @@ class Setting:
     dtype: torch.dtype = torch.float32
     asked: dict[str, Any] = field(default_factory=dict)
 
-    def sampler(self) -> WanSampler:
-        """The plain base."""
-        return WanSampler(self.base, self.sampling, self.device, self.dtype)
+    def sampler(self, codec: Any = None) -> Any:
+        """The plain base as a `WanSampler`, or with a codec of its own."""
+        from wan_alpha.baselines.wan_sampler import WanSampler
+
+        return WanSampler(self.base, self.sampling, self.device, self.dtype, codec)
 
 
+# A generator is imported when it is asked for: codecs need none of it.
 def _matting(argument: str, setting: Setting) -> Generator:
+    from wan_alpha.baselines.matting import MattingGenerator, colour_key, load_matting
+
     return MattingGenerator(setting.sampler(), load_matting(argument) if argument else colour_key)
 
 
 def _alfie(argument: str, setting: Setting) -> Generator:
+    from wan_alpha.baselines.alfie import AlfieGenerator
+
     if argument:
         raise UnknownSystemError(f"alfie={argument}: alfie takes nothing")
     return AlfieGenerator(setting.sampler())
 
 
 def _paired(argument: str, setting: Setting) -> Generator:
+    from wan_alpha.baselines.paired_tokens import PairedCodec, load_paired
+    from wan_alpha.baselines.wan_sampler import LatentGenerator
+    from wan_alpha.models.base import load_vae
+
     if not argument:
         raise UnknownSystemError("paired: give the run that trained it, paired=RUN")
-    codec = PairedCodec(load_vae(setting.base))
-    sampler = WanSampler(setting.base, setting.sampling, setting.device, setting.dtype, codec)
+    sampler = setting.sampler(PairedCodec(load_vae(setting.base)))
     load_paired(sampler.transformer, argument)
     return LatentGenerator(sampler)
 

@@ -15,7 +15,6 @@ from ..baselines import Sampling
 from ..baselines.registry import Setting, is_generator, load_generator
 from ..data.media import write_ffv1
 from ..evaluation.prompts import Prompt
-from ..pipeline.generate import DEFAULT_SIZES, WAN21_SIZE
 from .config import EvaluateConfig
 from .record import RecordError, write_text
 
@@ -104,5 +103,7 @@ def asked(config: EvaluateConfig) -> dict[str, Any]:
 
 def sampling_of(config: EvaluateConfig) -> Sampling:
     """`sampling` with what generate.py takes by itself where nothing is given."""
+    from ..pipeline.generate import DEFAULT_SIZES, WAN21_SIZE
+
     frames, height, width = DEFAULT_SIZES.get(config.base.path, WAN21_SIZE)
     return replace(Sampling(frames, height, width), **asked(config))
