@@ -26,7 +26,7 @@ from wan_alpha.baselines.transpixeler import (
 from wan_alpha.models.adapters import AdapterError
 from wan_alpha.models.base import BaseError, SizeError
 
-SAMPLING = Sampling(num_frames=5, height=16, width=16, steps=2, guidance=3.0)
+SAMPLING = Sampling(num_frames=9, height=16, width=16, steps=2, guidance=3.0)
 TEXT = 6
 
 
@@ -165,7 +165,7 @@ def test_the_published_model_generates_from_files(base: Path, weights: Path) -> 
     assert generator.pipe.scheduler.config["timestep_spacing"] == "trailing"
     assert (generator.fps, PUBLISHED.num_frames, PUBLISHED.guidance) == (8.0, 49, 6.0)
     video = generator.generate("a disc", 0)
-    assert video.shape == (5, 16, 16, 4)
+    assert video.shape == (9, 16, 16, 4)
     assert np.array_equal(video, generator.generate("a disc", 0))
     assert not np.array_equal(video, generator.generate("a disc", 1))
     # Alpha has noise of its own.
@@ -177,6 +177,6 @@ def test_the_published_model_generates_from_files(base: Path, weights: Path) -> 
     ):
         with pytest.raises(error, match=message):
             load_generator(f"transpixeler={argument}", setting)
-    odd = Setting("tiny", Sampling(9, 64, 64), torch.device("cpu"), asked={"height": 17, "width": 16})
-    with pytest.raises(SizeError, match="sides that are multiples of 16"):
+    odd = Setting("tiny", Sampling(9, 64, 64), torch.device("cpu"), asked={"height": 16, "width": 16, "num_frames": 5})
+    with pytest.raises(SizeError, match=r"takes 1 \+ 8k frames with sides that are multiples of 16, not 5x16x16"):
         load_generator(f"transpixeler={base},{weights}", odd)

@@ -200,7 +200,7 @@ class TransPixelerGenerator:
         load_weights(pipe.transformer, weights)
         pipe.scheduler = CogVideoXDPMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
         step = pipe.vae_scale_factor_spatial * pipe.transformer.config["patch_size"]
-        t = pipe.vae_scale_factor_temporal
+        t = 2 * pipe.vae_scale_factor_temporal  # its VAE decodes latent frames two by two, after a single first one
         if sampling.height % step or sampling.width % step or (sampling.num_frames - 1) % t:
             raise SizeError(
                 f"CogVideoX takes 1 + {t}k frames with sides that are multiples of {step}, not "
