@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evaluating.test_generators import run as evaluate
 from small_dit import dit_inputs, random_dit
 from small_dit_base import write_complete_base
 from torch.nn import functional as F
@@ -17,6 +18,8 @@ from wan_alpha.baselines.interface import Sampling, UnknownSystemError
 from wan_alpha.baselines.matting import MattingGenerator, colour_key, load_matting, unmix
 from wan_alpha.baselines.registry import Setting, load_generator
 from wan_alpha.baselines.wan_sampler import WanSampler
+from wan_alpha.data.media import probe
+from wan_alpha.evaluating.record import RecordError
 from wan_alpha.models.base import SizeError
 from wan_alpha.pipeline.pipeline import AlphaWanPipeline
 
@@ -141,3 +144,24 @@ def test_baselines_by_name_and_what_they_refuse(base: Path) -> None:
         load_generator("alfie=3", setting)
     with pytest.raises(SizeError):
         load_generator("matting", Setting(str(base), Sampling(6, 32, 32), torch.device("cpu")))
+
+
+def test_evaluation_makes_and_measures_the_videos_of_two_baselines(base: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text('{"p1": "disc1", "p2": "a red parrot"}')
+    command = [
+        "base=path", f"base.path={base}", "generators.alfie=alfie", "generators.key=matting", "sampling.num_frames=5",
+        "sampling.height=32", "sampling.width=32", "sampling.num_inference_steps=2",
+    ]  # fmt: skip
+    summary = evaluate(prompts, tmp_path / "out", *command)
+    assert list(summary["systems"]) == ["alfie", "key"]
+    assert summary["clips"] == ["p1", "p2"]
+    videos = tmp_path / "out" / "videos"
+    assert probe(videos / "key" / "p1.mkv").num_frames == 5
+    before = (videos / "alfie" / "p2.mkv").stat().st_mtime_ns
+    (videos / "key" / "p2.mkv").unlink()
+    evaluate(prompts, tmp_path / "out", *command)  # only what is missing is made
+    assert (videos / "alfie" / "p2.mkv").stat().st_mtime_ns == before
+    assert (videos / "key" / "p2.mkv").exists()
+    with pytest.raises(RecordError, match=r"alfie holds videos that were made otherwise: sampling: .*'steps': 3"):
+        evaluate(prompts, tmp_path / "out", *command, "sampling.num_inference_steps=3")
