@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from data_prep.captioner import FAILURES, Captioner, Counts, curated_measures, fields_of
-from data_prep.cli import fail, parse
+from data_prep.cli import fail, parse, told
 from data_prep.endpoint import Endpoint, EndpointError
 from data_prep.journal import Journal
 from data_prep.questions import FIELDS
@@ -114,12 +114,8 @@ def api_key(variable: str | None) -> str | None:
 def main(arguments: list[str]) -> None:
     """The command line."""
     options = parse(Options, arguments, "python -m data_prep.caption")
-    try:
+    with told():
         counts = caption(options)
-    except DataError as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted; the same command continues")
     said = f"{counts.asked} answers, {counts.cached} from the cache, {counts.measured} labels measured"
     print(f"{said}, {counts.theirs} left as people wrote them, {counts.failed} failed -> {options.root}")
     if counts.failed:

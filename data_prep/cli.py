@@ -21,8 +21,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from wan_alpha.data.errors import DataError
-
 Options = typing.TypeVar("Options")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -92,7 +90,9 @@ def told() -> Iterator[None]:
     """Say in a sentence what ended a step: bad data, a full disk, or the user; other errors keep their trace."""
     try:
         yield
-    except DataError as error:
+    except ValueError as error:  # `DataError` is one, and so are those that the library raises about models
+        if not type(error).__module__.startswith("wan_alpha"):
+            raise
         fail(str(error))
     except OSError as error:
         if error.errno not in NO_ROOM:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from rich.progress import track
 
-from data_prep.cli import fail, parse
+from data_prep.cli import parse, told
 from data_prep.encoder import DTYPES, Encoder, Job, Options
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.latents import MANIFEST, SCHEMA_VERSION
@@ -121,14 +121,8 @@ def check(options: Options) -> None:
 def main(arguments: list[str]) -> None:
     """The command line."""
     options = parse(Options, arguments, "python -m data_prep.encode")
-    try:
+    with told():
         manifest = encode(options)
-    except ValueError as error:
-        if not type(error).__module__.startswith("wan_alpha"):
-            raise
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail("interrupted; the same command goes on where it was")
     if manifest["missing"]:
         print(f"{len(manifest['missing'])} shards of other parts are missing; the last part to end writes {MANIFEST}")
         return

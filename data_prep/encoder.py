@@ -218,4 +218,4 @@ def open_clips(options: Options, split: str) -> ClipSource:
     """The clips of one split, from shards or from a folder."""
     if any(options.root.glob("*-*.tar")):
         return ShardSource(options.root, split)
-    return FolderSource(options.root, split, val_share=options.val_share)
+    return FolderSource(options.root, split, val_share=options.val_share, curated=True)

@@ -20,9 +20,8 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any, Protocol, TypeVar
 
-import torch
-
 from wan_alpha.data.errors import DataError
+from wan_alpha.data.resize import one_thread
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -111,7 +110,7 @@ class LocalProcesses:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.workers, get_context("spawn"), torch.set_num_threads, (1,))
+            self._pool = ProcessPoolExecutor(self.workers, get_context("spawn"), one_thread)
         return self._pool
 
     def close(self) -> None:
@@ -141,8 +140,8 @@ class RayCluster:
 
 
 def _in_one_thread(work: Callable[[Item], Result], item: Item) -> Result:
-    """Run a task with one thread of torch, as the local processes do: tasks are the parallelism."""
-    torch.set_num_threads(1)
+    """Run a task with one thread, as the local processes do: tasks are the parallelism."""
+    one_thread()
     return work(item)
 
 

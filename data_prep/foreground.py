@@ -24,7 +24,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_prep.cli import fail, parse
+from data_prep.cli import parse, told
 from data_prep.sources import Choices, RawClip
 from data_prep.sources.registry import adapter
 from wan_alpha.data.errors import DataError
@@ -207,11 +207,9 @@ def _chosen(options: Options) -> list[tuple[str, Frames]]:
 def main(arguments: list[str]) -> None:
     """The command line."""
     options = parse(Options, arguments, "python -m data_prep.foreground")
-    try:
+    with told():
         chosen = _chosen(options)
         prepare()
-    except DataError as error:
-        fail(str(error))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     panel(chosen, options.side).save(options.out)
     print(f"{len(chosen)} clips -> {options.out}")

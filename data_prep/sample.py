@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from data_prep.cli import fail, parse
+from data_prep.cli import parse, told
 from data_prep.shard import write_shards
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.folders import FolderSource
@@ -173,7 +173,7 @@ def _print_table(source: FolderSource, chosen: dict[str, list[Candidate]]) -> No
 def main(arguments: list[str]) -> None:
     """The command line."""
     options = parse(Options, arguments, "python -m data_prep.sample")
-    try:
+    with told():
         source = FolderSource(options.root, "all")
         budget = int(options.max_mb * 1e6) - 2 * TAR_RECORD - 4096  # end of each tar, and the manifest
         held_out = choose(candidates(source, "val"), int(VAL_SHARE * budget))
@@ -183,8 +183,6 @@ def main(arguments: list[str]) -> None:
         indices = [candidate.index for split in SPLITS for candidate in chosen[split]]
         keys = {source.clips[index].key for index in indices}
         manifest = write_shards(source, options.out, shard_mb=options.max_mb + 1, keys=keys)
-    except DataError as error:
-        fail(str(error))
     _print_table(source, chosen)
     size = sum(file.stat().st_size for file in options.out.iterdir() if not file.name.endswith(".tmp"))
     print(f"{manifest['samples']} clips, {size / 1e6:.2f} MB -> {os.fspath(options.out)}")

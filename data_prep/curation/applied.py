@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from data_prep.decisions import Decisions
 from wan_alpha.data.errors import DataError
-
-VERDICTS = "curation.jsonl"
+from wan_alpha.data.verdicts import VERDICTS, read_verdicts
 
 
 def write_verdicts(rows: Iterable[Mapping[str, Any]], folder: Path) -> Path:
@@ -45,24 +44,7 @@ def curated(root: Path) -> Decisions:
     Raises:
         DataError: its curation.jsonl cannot be read.
     """
-    dropped: dict[str, str] = {}
-    edits: dict[str, dict[str, Any]] = {}
-    for verdict in _verdicts(root):
-        if not verdict["keep"]:
-            dropped[verdict["key"]] = f"curation: {'; '.join(verdict['reasons'])}"
-        if "split" in verdict:
-            edits[verdict["key"]] = {"split": verdict["split"]}
+    verdicts = read_verdicts(root)
+    dropped = {key: verdict.dropped for key, verdict in verdicts.items() if verdict.dropped}
+    edits = {key: {"split": verdict.split} for key, verdict in verdicts.items() if verdict.split}
     return Decisions(dropped, edits)
-
-
-def _verdicts(root: Path) -> Iterator[dict[str, Any]]:
-    """The lines of curation.jsonl, if there is one."""
-    file = root / VERDICTS
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.exists() else [], 1):
-        try:
-            verdict = json.loads(line)
-            if not isinstance(verdict["key"], str) or (not verdict["keep"] and not verdict["reasons"]):
-                raise ValueError(line)
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{file}:{number}: not a verdict ({error!r}); run data_prep.curate again") from error
-        yield verdict

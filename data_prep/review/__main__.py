@@ -17,9 +17,8 @@ from typing import Annotated
 
 import uvicorn
 
-from data_prep.cli import fail, parse
+from data_prep.cli import fail, parse, told
 from data_prep.review.app import make_app
-from wan_alpha.data.errors import DataError
 
 
 @dataclass
@@ -45,10 +44,8 @@ def is_local(host: str) -> bool:
 def main(arguments: list[str]) -> None:
     """The command line."""
     options = parse(Options, arguments, "python -m data_prep.review")
-    try:
+    with told():
         app = make_app(options.root, options.name or getpass.getuser(), is_local(options.host))
-    except DataError as error:
-        fail(str(error))
     try:
         listener = socket.create_server((options.host, options.port))
     except OSError as error:

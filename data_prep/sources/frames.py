@@ -27,10 +27,9 @@ from wan_alpha.data.media import (
 from wan_alpha.data.premultiplied import Premultiplied, looks_premultiplied, refusal, straighten
 from wan_alpha.data.resize import Frames, resize_rgba, to_uint8
 from wan_alpha.data.timing import at_constant_rate, variable_rate
+from wan_alpha.data.usable import OPAQUE_BORDER, inverted, opaque_border
 
 BLOCK_PIXELS = 2**24  # of full-size frames that are in memory at once
-OPAQUE = 250  # alpha from here on counts as opaque where the border is judged
-OPAQUE_BORDER = 0.95  # share of the border's pixels from which alpha looks inverted
 
 
 @dataclass(frozen=True)
@@ -127,10 +126,7 @@ def _in_order(whole: Iterator[Frames], order: list[int]) -> Iterator[Frames]:
 
 
 def check_alpha(key: str, frames: Frames, keep_inverted: bool = False) -> None:
-    """Make sure that alpha says something, and the right thing.
-
-    A subject may touch the border of its picture, but hardly ever covers all four sides: alpha that is opaque along the
-    whole border and transparent somewhere inside is taken for an inverted matte.
+    """Make sure that alpha says something, and the right thing (see `wan_alpha.data.usable`).
 
     Raises:
         AlphaError: alpha is constant, or looks inverted and `keep_inverted` is false.
@@ -138,13 +134,9 @@ def check_alpha(key: str, frames: Frames, keep_inverted: bool = False) -> None:
     alpha = frames[..., 3]
     if alpha.min() == alpha.max():
         raise AlphaError(f"{key}: alpha is {alpha.min()} everywhere, so there is nothing to learn from it")
-    border = np.concatenate([alpha[:, (0, -1)].ravel(), alpha[:, :, (0, -1)].ravel()])
-    share = float((border >= OPAQUE).mean())
+    share = opaque_border(alpha)
     if share >= OPAQUE_BORDER and not keep_inverted:
-        raise AlphaError(
-            f"{key}: alpha is opaque along {share:.0%} of the border and transparent inside, as if it were inverted; "
-            "invert the matte, or give keep_inverted=true if it is meant so"
-        )
+        raise inverted(key, share, "give keep_inverted=true")
 
 
 def blocks(media: Source, ext: str | None, info: MediaInfo, name: str) -> Iterator[Frames]:

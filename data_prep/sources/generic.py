@@ -20,7 +20,9 @@ def clips(root: Path, problems: list[str], choices: Choices) -> Iterator[RawClip
     Raises:
         DataError: nothing below `root` can be used, or the captions cannot be read.
     """
-    source = FolderSource(root, "all", choices.val_share, premultiplied="no", constant_rate=False)  # the step asks
+    source = FolderSource(  # the step itself asks about colours, rates and mattes
+        root, "all", choices.val_share, premultiplied="no", constant_rate=False, keep_inverted=True
+    )
     problems += source.problems
     for index, clip in enumerate(source.clips):
         media = source.media(index)

@@ -104,6 +104,23 @@ def test_workers_change_nothing(shards: Path) -> None:
     assert runs[0][1]["index"].tolist() == [5 + 6 + 3, 5 + 6 + 4, 5 + 6 + 5]
 
 
+def test_a_batch_made_in_one_piece_is_its_samples_stacked(shards: Path) -> None:
+    for dataset in (
+        ClipDataset(ShardSource(shards, "train"), 3, 16, seed=1, scale=(1, 1.5)),
+        ClipDataset(MemorySource([disc(1)]), 5, 16, scale=(1, 2)),  # a still, slid over
+    ):
+        apart, whole = collate([dataset[n] for n in range(3)]), collate(dataset.__getitems__([0, 1, 2]))
+        assert apart.keys() == whole.keys()
+        for name, value in apart.items():
+            same = torch.equal(value, whole[name]) if torch.is_tensor(value) else value == whole[name]  # type: ignore[literal-required]
+            assert same, name
+    clips = [disc(9), disc(9)]
+    buckets, labels = [Bucket(3, (16, 16)), Bucket(5, (16, 16))], np.array([0, 1])
+    mixed = ClipDataset(MemorySource(clips), 3, 12, buckets=buckets, labels=labels)
+    with pytest.raises(ValueError, match="of different shapes"):
+        mixed.__getitems__([0, 1])
+
+
 def test_one_epoch_sees_every_clip_once() -> None:
     dataset = ClipDataset(MemorySource([disc(seed=s) for s in range(7)]), 1, 8, seed=3)
     assert len({dataset[n]["key"] for n in range(7, 14)}) == len(dataset) == 7

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from rgba_media import animated, disc, prores, vp9, write_frames
 
+from benchmarks.resume import data_config
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.folders import FolderSource, hold_out
 from wan_alpha.data.media import write_ffv1
+from wan_alpha.training.data import open_source
 
 
 @pytest.fixture
@@ -140,3 +142,38 @@ def test_records_decide_alone(tmp_path: Path) -> None:
     assert len(source.problems) == 2
     assert "b.mkv: missing" in source.problems[0]
     assert "records.jsonl:3: not a record" in source.problems[1]
+
+
+def test_inverted_mattes_are_named_and_left_out(tmp_path: Path) -> None:
+    clip, wide = disc(), disc()
+    write_ffv1(clip, 24, tmp_path / "good.mkv")
+    clip[..., 3] = 255 - clip[..., 3]
+    write_ffv1(clip, 24, tmp_path / "inverted.mkv")
+    wide[2:7, (0, -1)] = wide[2:7, :, (0, -1)] = 255  # covers the border, but only in the middle
+    write_ffv1(wide, 24, tmp_path / "wide.mkv")
+    source = FolderSource(tmp_path, "all")
+    assert [clip.key for clip in source.clips] == ["good", "wide"]
+    (problem,) = source.problems
+    assert "inverted.mkv: alpha is opaque along 100% of the border and transparent inside" in problem
+    assert "ingest the folder with keep_inverted=true" in problem
+    assert len(FolderSource(tmp_path, "all", keep_inverted=True)) == 3
+
+
+def test_verdicts_of_curation_reach_training_on_a_folder(tmp_path: Path) -> None:
+    for name in "abcd":
+        write_ffv1(disc(), 24, tmp_path / f"{name}.mkv")
+    verdicts = [
+        {"key": "a", "keep": True, "reasons": []},
+        {"key": "b", "keep": False, "reasons": ["haze 1 > 0.01", "like a"]},
+        {"key": "c", "keep": False, "reasons": ["like a"]},
+        {"key": "d", "keep": True, "reasons": [], "split": "val"},
+    ]
+    (tmp_path / "curation.jsonl").write_text("".join(json.dumps(verdict) + "\n" for verdict in verdicts))
+    said = {"time": "2026-01-01T00:00:00+00:00", "by": "anna", "kind": "person", "key": "c"}
+    (tmp_path / "annotations.jsonl").write_text(json.dumps(said | {"field": "verdict", "value": "accepted"}) + "\n")
+    assert len(FolderSource(tmp_path, "all")) == 4
+    settings = data_config({"kind": "clips", "root": str(tmp_path), "val_share": 0.0})
+    source = open_source(settings, "train")
+    assert [clip.key for clip in source.clips] == ["a", "c"], "c was accepted by a person"
+    assert source.problems == ["b: curation: haze 1 > 0.01; like a"]
+    assert [clip.key for clip in open_source(settings, "val").clips] == ["d"]

@@ -67,3 +67,16 @@ def test_alpha_below_one_step_becomes_exact_zero() -> None:
     frames[0, 20, 20] = 255, 255, 255, 30  # averaged over 8x8 and more pixels: less than 1 of 255
     rgba = resize_rgba(frames, (8, 8))
     assert float(rgba.abs().max()) == 0
+
+
+@pytest.mark.parametrize("size", [(8, 12), (45, 40), (45, 61), (12, 61)])
+def test_larger_and_smaller_is_the_anti_aliased_filter_in_premultiplied_space(size: tuple[int, int]) -> None:
+    """Larger frames go through another library; both must be torch's triangle filter."""
+    frames = np.random.default_rng(0).integers(256, size=(2, 30, 40, 4), dtype=np.uint8)
+    x = torch.from_numpy(frames).permute(0, 3, 1, 2).double() / 255
+    x = torch.cat([x[:, :3] * x[:, 3:], x[:, 3:]], 1)
+    x = torch.nn.functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+    wanted = torch.cat([x[:, :3] / x[:, 3:].clamp_min(1e-9), x[:, 3:]], 1)
+    visible = wanted[:, 3:] > 2 / 255
+    found = resize_rgba(frames, size)
+    torch.testing.assert_close(found * visible, (wanted * visible).float(), atol=2e-5, rtol=0)

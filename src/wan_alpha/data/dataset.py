@@ -19,7 +19,7 @@ from wan_alpha.data.buckets import Bucket
 from wan_alpha.data.captions import CaptionStyle, compose
 from wan_alpha.data.errors import AlphaError, DataError, MediaError
 from wan_alpha.data.order import Integers, SampleOrder
-from wan_alpha.data.resize import Frames, resize_clip, resize_rgba
+from wan_alpha.data.resize import Frames, empty, resize_clip, resize_rgba
 from wan_alpha.data.source import Clip, ClipSource
 from wan_alpha.data.windows import WindowPath, draw_path, integer_windows, slide
 from wan_alpha.rendering import COLOURS
@@ -148,14 +148,35 @@ class ClipDataset(Dataset[Sample]):
         return len(self.source)
 
     def __getitem__(self, n: int) -> Sample:
-        draws, shape = self._draw(n), self.shape(n)
+        shape = self.shape(n)
+        rgb, alpha = empty(3, shape.num_frames, *shape.size), empty(1, shape.num_frames, *shape.size)
+        return self._fill(n, shape, rgb, alpha)
+
+    def __getitems__(self, numbers: list[int]) -> Batch:
+        """The batch of these samples, which loaders ask for; every sample is written straight into its place there.
+
+        Raises:
+            ValueError: the samples are of different shapes.
+        """
+        shape, *others = {self.shape(n) for n in numbers}
+        if others:
+            raise ValueError(f"samples {numbers} are of different shapes, {shape} and {others[0]}; they make no batch")
+        rgb, alpha = (empty(len(numbers), planes, shape.num_frames, *shape.size) for planes in (3, 1))
+        return _batch(
+            [self._fill(n, shape, *places) for n, *places in zip(numbers, rgb, alpha, strict=True)], rgb, alpha
+        )
+
+    def _fill(self, n: int, shape: Bucket, rgb: Tensor, alpha: Tensor) -> Sample:
+        """Sample `n`, whose pictures are written into `rgb` and `alpha`."""
+        draws = self._draw(n)
         index, frames, problem = self._read(n, draws, shape.num_frames)
         clip = self.source.clips[index]
         if draws.path is not None and clip.num_frames == 1 < shape.num_frames:
             planes = self._slide(frames[0], draws, n, shape).permute(1, 0, 2, 3)
-            rgb, alpha = (planes[:3] * 2 - 1).contiguous(), planes[3:].contiguous()
+            torch.sub(planes[:3] * 2, 1, out=rgb)
+            alpha.copy_(planes[3:])
         else:
-            rgb, alpha = resize_clip(_crop(frames, draws, shape.size), shape.size)
+            resize_clip(_crop(frames, draws, shape.size), shape.size, (rgb, alpha))
         return Sample(
             rgb=rgb,
             alpha=alpha,
@@ -207,7 +228,7 @@ class ClipDataset(Dataset[Sample]):
         stride = draw_stride(self.strides, available, count, draws.stride)
         for place in (start, (start + 1 / 3) % 1, (start + 2 / 3) % 1):
             frames = self._read_positions(index, frame_window(available, count, stride, place), stride)
-            if frames[..., 3].min() < 255:
+            if any(frame[..., 3].min() < 255 for frame in frames):  # nearly always the first one tells
                 return frames
         raise AlphaError(f"{self.source.describe(index)}: alpha is 1 throughout three windows; has it an alpha?")
 
@@ -238,9 +259,15 @@ def _crop(frames: Frames, draws: _Draws, size: tuple[int, int]) -> Frames:
     for vertical, horizontal in draws.windows:
         top, left = int(vertical * (full_height - height + 1)), int(horizontal * (full_width - width + 1))
         window = frames[:, top : top + height, left : left + width]
-        if window[..., 3].min() != window[..., 3].max():
+        if _alpha_varies(window):
             break
     return window[:, :, ::-1] if draws.flip else window
+
+
+def _alpha_varies(frames: Frames) -> bool:
+    """Whether alpha has more than one value; nearly always the first frame tells."""
+    level = frames[0, 0, 0, 3]
+    return any((frame[..., 3] != level).any() for frame in frames)
 
 
 def draw_stride(strides: tuple[int, int], available: int, count: int, draw: float) -> int:
@@ -267,11 +294,18 @@ def frame_window(available: int, count: int, stride: int, start: float) -> npt.N
     return np.minimum(positions, period - positions)
 
 
-def collate(samples: list[Sample]) -> Batch:
-    """Stack samples into a batch."""
+def collate(samples: list[Sample] | Batch) -> Batch:
+    """Stack samples into a batch; what `ClipDataset.__getitems__` made for a loader is one already."""
+    if isinstance(samples, dict):
+        return samples
+    rgb, alpha = (torch.stack([sample[name] for sample in samples]) for name in ("rgb", "alpha"))
+    return _batch(samples, rgb, alpha)
+
+
+def _batch(samples: list[Sample], rgb: Tensor, alpha: Tensor) -> Batch:
     return Batch(
-        rgb=torch.stack([sample["rgb"] for sample in samples]),
-        alpha=torch.stack([sample["alpha"] for sample in samples]),
+        rgb=rgb,
+        alpha=alpha,
         background=torch.stack([sample["background"] for sample in samples]),
         canvas=torch.stack([sample["canvas"] for sample in samples]),
         caption=[sample["caption"] for sample in samples],

@@ -7,6 +7,7 @@ root/glass/fgr/... + root/glass/pha/...               the same, inside the clip'
 root/captions.csv | .json | .jsonl                    optional; key and caption
 root/records.jsonl                                    written by data_prep.ingest; then it alone says what there is
 root/annotations.jsonl                                captions, labels and verdicts of data_prep.caption and .review
+root/curation.jsonl                                   verdicts of data_prep.curate
 """
 
 from __future__ import annotations
@@ -16,28 +17,30 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wan_alpha.data.annotations import read_annotations
-from wan_alpha.data.errors import AlphaError, DataError
-from wan_alpha.data.media import MEDIA_EXTENSIONS, MediaInfo, Pair, frame_times, probe, read_frames
-from wan_alpha.data.premultiplied import PREMULTIPLIED, Premultiplied, looks_premultiplied, refusal, straighten
+from wan_alpha.data.errors import DataError
+from wan_alpha.data.media import MEDIA_EXTENSIONS, MediaInfo, Pair, read_frames
+from wan_alpha.data.premultiplied import PREMULTIPLIED, Premultiplied, straighten
 from wan_alpha.data.resize import Frames
 from wan_alpha.data.source import Clip, hash_manifest, key_problem
-from wan_alpha.data.timing import variable_rate
+from wan_alpha.data.usable import check_usable
+from wan_alpha.data.verdicts import read_verdicts
 
 RECORDS = "records.jsonl"
 CAPTIONS = ("captions.csv", "captions.json", "captions.jsonl")
 Entry = tuple[str, Path | Pair]
-FRAMES_AT_ONCE = 16  # of a clip that may be long and large
 
 
 class FolderSource:
     """The user's own clips (`ClipSource`); see the module's docstring for what a folder may hold.
 
-    Clips that cannot be read, have no alpha channel or are opaque throughout are named in `problems` and left out, and
-    so are clips that a reviewer rejected.  Captions and labels in `annotations.jsonl` replace the clips' own.
+    Clips that cannot be read, have no alpha channel, or one that is constant or looks inverted, are named in `problems`
+    and left out, and so are clips that a reviewer rejected.  Captions and labels in `annotations.jsonl` replace the
+    clips' own.
 
     Args:
         root: the folder.
@@ -48,6 +51,9 @@ class FolderSource:
             what looks premultiplied, and says so.  `records.jsonl` is always straight.
         constant_rate: leave out clips of variable frame rate.
         annotated: honour `annotations.jsonl`; else the folder is as if nobody had said anything about it.
+        curated: honour `curation.jsonl`: leave out what curation removed, unless a person accepted it, and move what it
+            moved to the other split.
+        keep_inverted: take alpha that looks inverted as it is, as for all that `records.jsonl` lists.
 
     Raises:
         DataError: no clip can be used, or the split is empty.
@@ -61,12 +67,14 @@ class FolderSource:
         premultiplied: Premultiplied = "ask",
         constant_rate: bool = True,
         annotated: bool = True,
+        curated: bool = False,
+        keep_inverted: bool = False,
     ) -> None:
         if premultiplied not in PREMULTIPLIED:
             raise DataError(f"premultiplied={premultiplied}: expected one of {', '.join(PREMULTIPLIED)}")
         self.root = Path(root)
         self.premultiplied: Premultiplied = "no" if (self.root / RECORDS).exists() else premultiplied
-        self.constant_rate = constant_rate
+        self.constant_rate, self.keep_inverted = constant_rate, keep_inverted
         self.problems: list[str] = []
         if not self.root.is_dir():
             raise DataError(f"{self.root}: expected a folder of clips, found nothing there")
@@ -74,6 +82,8 @@ class FolderSource:
         if not found:
             reasons = "\n  ".join(self.problems) or "it holds neither RGBA files nor folders of frames"
             raise DataError(f"{self.root}: no clip can be used:\n  {reasons}")
+        if curated:
+            found = self._curated(found)
         if annotated:
             found = self._annotated(found)
         chosen = [(clip, media) for clip, media in found if split in (clip.split, "all")]
@@ -121,6 +131,19 @@ class FolderSource:
                 kept.append((annotation.apply(clip) if annotation else clip, media))
         return kept
 
+    def _curated(self, found: list[tuple[Clip, Path | Pair]]) -> list[tuple[Clip, Path | Pair]]:
+        """The clips that curation kept or a person accepted, in the splits where curation put them."""
+        verdicts, annotations = read_verdicts(self.root), read_annotations(self.root)
+        kept = []
+        for clip, media in found:
+            verdict = verdicts.get(clip.key)
+            accepted = clip.key in annotations and annotations[clip.key].value("verdict") == "accepted"
+            if verdict and verdict.dropped and not accepted:
+                self.problems.append(f"{clip.key}: {verdict.dropped}")
+            else:
+                kept.append((replace(clip, split=verdict.split) if verdict and verdict.split else clip, media))
+        return kept
+
     def _from_records(self) -> list[tuple[Clip, Path | Pair]]:
         found: list[tuple[Clip, Path | Pair]] = []
         seen: set[str] = set()
@@ -151,6 +174,9 @@ class FolderSource:
             raise ValueError(f"media {media!r} is not inside the folder")
         return file
 
+    def _check(self, media: Path | Pair) -> MediaInfo:
+        return check_usable(media, self.premultiplied, self.constant_rate, self.keep_inverted)
+
     def _from_entries(self, val_share: float) -> list[tuple[Clip, Path | Pair]]:
         captions = read_captions(self.root)
         usable: dict[str, tuple[MediaInfo, Path | Pair]] = {}
@@ -158,7 +184,7 @@ class FolderSource:
             try:
                 if key in usable:
                     raise DataError(f"{media}: another clip has the key {key!r} too; rename one of them")
-                usable[key] = (_usable(media, self.premultiplied, self.constant_rate), media)
+                usable[key] = (self._check(media), media)
             except DataError as error:
                 self.problems.append(str(error))
         held_out = hold_out(list(usable), val_share)
@@ -265,28 +291,6 @@ def _pairs(fgr: Path, pha: Path, problems: list[str]) -> Iterator[Entry]:
         else:
             yield key_of(colour), Pair(colour, matte)
     problems += [f"{matte}: no colour of that name in {fgr}" for matte in mattes.values()]
-
-
-def _usable(media: Path | Pair, premultiplied: Premultiplied, constant_rate: bool) -> MediaInfo:
-    """Probe a clip and make sure that its rate is constant and that its alpha says something: some pixel is not opaque.
-
-    The middle frame nearly always settles it; only if that one is opaque or empty is the whole clip decoded.
-    """
-    info, name = probe(media), str(media.pha if isinstance(media, Pair) else media)
-    if constant_rate and (times := frame_times(media)) is not None:
-        raise variable_rate(name, times)
-    frame = read_frames(media, None, info.num_frames // 2, 1)
-    if premultiplied == "ask" and looks_premultiplied(frame):
-        raise refusal(name)
-    middle = frame[..., 3]
-    if middle.min() != middle.max():
-        return info
-    level = int(middle.min())
-    for start in range(0, info.num_frames, FRAMES_AT_ONCE):
-        alpha = read_frames(media, None, start, min(FRAMES_AT_ONCE, info.num_frames - start))[..., 3]
-        if (alpha != level).any():
-            return info
-    raise AlphaError(f"{name}: alpha is {level} of 255 in every pixel of every frame; export it with its matte")
 
 
 def _size_of(media: Path | Pair) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 from ..baselines import Codec
 from ..baselines.registry import REFERENCE_NOTES, load_codec, load_reference
 from ..data.dataset import Batch, ClipDataset, collate
-from ..data.resize import Frames, to_uint8
+from ..data.resize import Frames, one_thread, to_uint8
 from ..data.source import ClipSource
 from ..evaluation.formats import terminal_table
 from ..evaluation.frechet import picture_features
@@ -110,6 +110,7 @@ def measure_all(
         Subset(dataset, todo), batch_size=config.data.val_batch_size, collate_fn=collate,
         num_workers=config.data.num_workers if len(todo) > 1 else 0,
         multiprocessing_context="spawn" if config.data.num_workers and len(todo) > 1 else None,
+        worker_init_fn=one_thread,
     )  # fmt: skip
     problems, saved = [], time.monotonic()
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())

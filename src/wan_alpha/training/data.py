@@ -14,6 +14,7 @@ from ..data.errors import DataError
 from ..data.folders import FolderSource
 from ..data.mixture import MixedSource
 from ..data.order import GlobalOrderSampler, SampleOrder
+from ..data.resize import one_thread
 from ..data.shards import ShardSource
 from ..data.source import ClipSource, Without
 from ..data.stores import open_store
@@ -40,7 +41,7 @@ def open_source(config: DataConfig, split: str) -> ClipSource:
 
 def _open_root(config: DataConfig, root: str, split: str) -> ClipSource:
     if config.kind == "clips":
-        return FolderSource(root, split, config.val_share, config.premultiplied)
+        return FolderSource(root, split, config.val_share, config.premultiplied, curated=True)
     store = open_store(root, config.cache_dir, config.cache_gb, config.fetch)
     return ShardSource(root, split, max_corrupt_share=config.max_corrupt_share, store=store)
 
@@ -66,7 +67,7 @@ def validation_clips(source: ClipSource, limit: int | None) -> list[int]:
     return sorted(turns[:limit])
 
 
-def collate_one_colour(samples: list[Sample]) -> Batch:
+def collate_one_colour(samples: list[Sample] | Batch) -> Batch:
     """A batch in which every sample has the colours of the first, as in the authors' code."""
     batch = collate(samples)
     for name in ("background", "canvas"):
@@ -123,6 +124,7 @@ class ClipDataModule(pl.LightningDataModule):
             persistent_workers=False,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             multiprocessing_context=self.start_method if workers else None,
+            worker_init_fn=one_thread,
             **options,
         )
 
