@@ -2,10 +2,12 @@
 
     python -m benchmarks.stream [overhead | arrival]
 
-Overhead: the same frames of the same files of assets/fluent-sample, decoded bare (read the bytes, decode, nothing else)
-and as batches of the stream (order, read by offset, checksum, decode, augment, resize, tensors, collate), in turns in
-one process; CPU seconds, so that other work of the machine does not count.  Cutting the
-window and resizing it to the sample's size is work that any loader does, so bare decoding followed by it is shown too.
+Overhead: the same frames of the same files, decoded bare and as batches of the stream, in turns in one process; CPU
+seconds, so that other work of the machine counts less.  The bare loop reads the bytes of a file and decodes the frames
+that the sample needs into one uint8 array of full-size frames; it knows which in advance, and does nothing else.  The
+stream's batches are float32, cut and resized: order, random numbers, captions, read by offset, checksum, decode, look
+for alpha, crop, flip, premultiply, resize, divide, tensors, batch.  Any loader cuts and resizes, so bare decoding
+followed by that is shown too.  The files are the WebP of assets/fluent-sample, and twelve of its clips as FFV1.
 
 Arrival: seconds of wall time from opening a source until its first batch, from a folder and over HTTP, for both ways to
 fetch, with an empty and a full cache, with and without 20 ms of latency before each answer; and until a whole epoch.
@@ -28,13 +30,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 
 from benchmarks.range_server import RangeServer
 from benchmarks.resume import ROOT, Forked, data_config
+from data_prep import shard
 from wan_alpha.data.dataset import ClipDataset, _crop, draw_stride, frame_window
+from wan_alpha.data.folders import FolderSource
 from wan_alpha.data.media import read_frames
-from wan_alpha.data.resize import resize_rgba
+from wan_alpha.data.resize import one_thread, resize_clip
 from wan_alpha.data.shards import ShardSource
 from wan_alpha.data.tars import walk_tar
 
@@ -42,12 +47,13 @@ SAMPLE = ROOT / "assets" / "fluent-sample"
 RESULTS = Path(__file__).parent / "results"
 
 
-def files_apart(folder: Path) -> list[Path]:
-    """The training clips of the sample as single files, in the order of the source."""
+def files_apart(root: Path, folder: Path) -> list[Path]:
+    """The training clips of shards as single files, in the order of the source."""
+    folder.mkdir()
     files = []
-    for shard in sorted(SAMPLE.glob("train-*.tar")):
-        with shard.open("rb") as tar:
-            for key, member, _ in walk_tar(tar, shard.name, shard.stat().st_size)[0]:
+    for shards in sorted(root.glob("train-*.tar")):
+        with shards.open("rb") as tar:
+            for key, member, _ in walk_tar(tar, shards.name, shards.stat().st_size)[0]:
                 tar.seek(member.offset)
                 files.append(folder / f"{key}{member.ext}")
                 files[-1].write_bytes(tar.read(member.size))
@@ -69,7 +75,7 @@ def bare_loop(dataset: ClipDataset, files: list[Path], numbers: range, resize: b
         for file, start, count, stride, draws, size in wanted:
             frames = read_frames(file, None, start, count, stride)
             if resize:
-                resize_rgba(_crop(frames, draws, size), size)
+                resize_clip(_crop(frames, draws, size), size)
 
     return run
 
@@ -80,13 +86,24 @@ def cpu_seconds(run: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def overhead(size: int, frames: int, clips: int, repeats: int) -> dict[str, Any]:
+def as_ffv1(folder: Path, count: int = 12) -> Path:
+    """Some of the sample's clips as shards of FFV1."""
+    files_apart(SAMPLE, folder / "clips")
+    source = FolderSource(folder / "clips", "all", premultiplied="no")
+    keys = {clip.key for clip in source.clips if clip.split == "train"}
+    keys = set(sorted(keys)[:count]) | {clip.key for clip in source.clips if clip.split == "val"}
+    options = shard.Options(folder / "clips", folder / "shards", keep=False, workers=0)
+    shard.write_shards(source, folder / "shards", keys=keys, options=options)
+    return folder / "shards"
+
+
+def overhead(root: Path, codec: str, size: int, frames: int, clips: int, repeats: int) -> dict[str, Any]:
     """CPU seconds per clip of the three loops, and the stream's ratio to bare decoding in each repetition."""
-    settings = {"size": [size, size], "num_frames": frames, "batch_size": 4, "num_workers": 0, "root": str(SAMPLE)}
+    settings = {"size": [size, size], "num_frames": frames, "batch_size": 4, "num_workers": 0, "root": str(root)}
     module = Forked(data_config({"kind": "shards"} | settings), seed=0)
     dataset = module.dataset(module.train_source, augment=True)
     with tempfile.TemporaryDirectory() as folder:
-        files, numbers = files_apart(Path(folder)), range(clips)
+        files, numbers = files_apart(root, Path(folder) / "files"), range(clips)
         loops = {
             "bare": bare_loop(dataset, files, numbers, resize=False),
             "decode, crop, resize": bare_loop(dataset, files, numbers, resize=True),
@@ -103,6 +120,7 @@ def overhead(size: int, frames: int, clips: int, repeats: int) -> dict[str, Any]
     ratios = [s / b for s, b in zip(seconds["stream"], seconds["bare"], strict=True)]
     resized = [s / b for s, b in zip(seconds["stream"], seconds["decode, crop, resize"], strict=True)]
     return {
+        "codec": codec,
         "size": size,
         "frames": frames,
         "clips": clips,
@@ -113,16 +131,24 @@ def overhead(size: int, frames: int, clips: int, repeats: int) -> dict[str, Any]
     }
 
 
+def overheads(clips: int, repeats: int) -> list[dict[str, Any]]:
+    """The table: two codecs, a small and a large sample of each."""
+    with tempfile.TemporaryDirectory() as folder:
+        roots = {"webp": SAMPLE, "ffv1": as_ffv1(Path(folder))}
+        shapes = ((64, 5), (256, 17))
+        return [overhead(root, codec, *shape, clips, repeats) for codec, root in roots.items() for shape in shapes]
+
+
 def indexed_copy(folder: Path, copies: int) -> Path:
     """The sample's training shard, several times over, with an index as data_prep.shard writes it."""
-    shard = SAMPLE / "train-000000.tar"
-    with shard.open("rb") as tar:
-        rows = walk_tar(tar, shard.name, shard.stat().st_size)[0]
+    sample = SAMPLE / "train-000000.tar"
+    with sample.open("rb") as tar:
+        rows = walk_tar(tar, sample.name, sample.stat().st_size)[0]
     entries, lines = [], []
     for copy in range(copies):
         name = f"train-{copy:06d}.tar"
         # Zeros may follow a tar; without them equal shards would be one entry of the cache.
-        data = shard.read_bytes() + bytes(512 * copy)
+        data = sample.read_bytes() + bytes(512 * copy)
         (folder / name).write_bytes(data)
         digest = hashlib.sha256(data).hexdigest()
         entries.append({"name": name, "sha256": digest, "bytes": len(data), "samples": len(rows)})
@@ -197,10 +223,10 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=2, help="shards of 15 MB in the arrival measurement")
     parser.add_argument("--batches", type=int, default=6)
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    one_thread()
     for part in [args.part] if args.part else ["overhead", "arrival"]:
         if part == "overhead":
-            rows = [overhead(size, frames, args.clips, args.repeats) for size, frames in ((64, 5), (256, 17))]
+            rows = overheads(args.clips, args.repeats)
         else:
             rows = arrivals(args.copies, args.batches, max(2, args.repeats // 2))
         write(part, rows, vars(args))
@@ -209,7 +235,8 @@ def main() -> None:
 def write(part: str, rows: list[dict[str, Any]], settings: dict[str, Any]) -> None:
     """Keep the result, with what made it, and show it."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    machine = {"cores": os.cpu_count(), "load": os.getloadavg()[0], "torch": torch.__version__}
+    versions = {"torch": torch.__version__, "opencv": cv2.__version__}
+    machine = {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)} | versions
     command = " ".join(["python -m benchmarks.stream", *sys.argv[1:]])
     report = {"command": command, "settings": settings, "commit": commit, "machine": machine, part: rows}
     RESULTS.mkdir(exist_ok=True)

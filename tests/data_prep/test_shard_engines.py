@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from curated_clips import settings
 from matting_trees import rgba, save
 
 from data_prep import engine, ingest, shard
+from data_prep.curation.decide import decide
 from data_prep.decisions import Decisions, decisions
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.folders import FolderSource
@@ -58,18 +60,28 @@ def same_clips(folder: Path, other: Path) -> None:
             pytest.fail(f"{key}: {sizes}, pictures differ in {len(places)} values, first (t, y, x, c): {places[:9]}")
 
 
+def curate(out: Path, *overrides: str) -> list[dict[str, Any]]:
+    """Rows of curation.parquet."""
+    return [dict(row) for row in decide(settings(f"out={out}", *overrides)).rows]
+
+
 def test_ray_gives_the_bytes_of_local_processes(own: Path, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
     choices: dict[str, Any] = {"source": "generic", "root": own, "size": 16}
     pack(own, tmp_path / "here", codec="x264")
     ingest.ingest(ingest.Options(out=tmp_path / "ingested-here", workers=0, **choices))
-    with engine.open_engine("ray", workers=1):  # one cluster for both steps: it takes seconds to start
+    curated = {"here": curate(tmp_path / "curated-here", f"root={own}")}
+    with engine.open_engine("ray", workers=1):  # one cluster for all steps: it takes seconds to start
         pack(own, tmp_path / "ray", codec="x264", engine="ray")
         ingest.ingest(ingest.Options(out=tmp_path / "ingested-ray", engine="ray", **choices))
+        curated["ray"] = curate(tmp_path / "curated-ray", f"root={own}", "engine=ray")
     assert not ray.is_initialized()
     same_clips(tmp_path / "ray", tmp_path / "here")
     assert contents(tmp_path / "ray") == contents(tmp_path / "here")
     assert contents(tmp_path / "ingested-ray") == contents(tmp_path / "ingested-here")
+    assert curated["ray"] == curated["here"]
+    assert len(curated["ray"]) == NUM_CLIPS
+    assert contents(tmp_path / "curated-ray/thumbnails") == contents(tmp_path / "curated-here/thumbnails")
 
 
 def test_unknown_engines_and_codecs(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

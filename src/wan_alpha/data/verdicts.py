@@ -36,7 +36,7 @@ def read_verdicts(root: Path) -> dict[str, Verdict]:
             said = json.loads(line)
             if not isinstance(said["key"], str) or (not said["keep"] and not said["reasons"]):
                 raise ValueError(line)
-            verdicts[said["key"]] = Verdict(bool(said["keep"]), tuple(said["reasons"]), said.get("split", ""))
+            verdicts[said["key"]] = Verdict(bool(said["keep"]), tuple(said.get("reasons", ())), said.get("split", ""))
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{file}:{number}: not a verdict ({error!r}); run data_prep.curate again") from error
     return verdicts
