@@ -10,14 +10,17 @@ not depend on the order.  On several machines `root` and `out` have to be folder
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from wan_alpha.data.errors import DataError
@@ -168,11 +171,24 @@ def _connect(ray: Any, workers: int, address: str | None) -> None:
     """Join the cluster at `address`, or start one here; on a busy machine that may take more than one attempt."""
     started_here: dict[str, Any] = {"num_cpus": max(workers, 1), "include_dashboard": False} if address is None else {}
     for attempt in range(RAY_ATTEMPTS):
+        others = _children()
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **started_here)
             return
         except Exception as error:  # Ray raises bare Exceptions when a part of it starts too slowly
             ray.shutdown()
+            for process in _children() - others:  # and leaves the parts that did start
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
             if attempt + 1 == RAY_ATTEMPTS or address is not None:
                 what = f"the cluster at ray={address} does not answer" if address else "Ray does not start here"
                 raise DataError(f"{what} ({error}); see ray's logs, or give engine=local") from error
+
+
+def _children() -> set[int]:
+    """Processes that this one started, where the system says so (Linux)."""
+    found: set[int] = set()
+    for file in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            found.update(int(process) for process in file.read_text().split())
+    return found

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from rich.console import Console
 from rich.progress import track
 
 from data_prep.cli import parse, told
@@ -43,7 +44,8 @@ def index(root: Path) -> int:
     if not files:
         raise DataError(f"{root}: expected shards train-000000.tar ..., found none")
     manifest = _manifest(root, files)
-    lines = [line for file in track(files, "index", disable=len(files) == 1) for line in _lines(file)]
+    progress = track(files, "index", console=Console(stderr=True))
+    lines = [line for file in progress for line in _lines(file)]
     write_lines(root / INDEX, lines)
     entry = {"name": INDEX, "sha256": sha256_of(root / INDEX), "bytes": (root / INDEX).stat().st_size}
     write_atomic(

@@ -100,5 +100,5 @@ def test_a_folder_asks_takes_or_converts(tmp_path: Path) -> None:
 def test_the_shipped_clips_are_straight_and_known_once_they_are_multiplied(split: str) -> None:
     source = ShardSource(Path(__file__).parents[2] / "assets" / "fluent-sample", split)
     frames = [source.read(index, 9, 1) for index in range(len(source))]
-    assert not any(looks_prepremultiply(frame) for frame in frames)
+    assert not any(looks_premultiplied(frame) for frame in frames)
     assert all(looks_premultiplied(premultiply(frame)) for frame in frames)

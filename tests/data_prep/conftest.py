@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import tarfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,17 @@ NAMES = (
     "1f44b",  # waving hand: held out
     "2764-fe0f",  # red heart: held out
 )
+
+
+@pytest.fixture(autouse=True)
+def _nothing_runs_on() -> Iterator[None]:
+    """A server or a worker that outlives its test would work beside the next one."""
+    before = set(threading.enumerate())
+    yield
+    started = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
+    for thread in started:
+        thread.join(60)
+    assert not [thread.name for thread in started if thread.is_alive()]
 
 
 def emoji_bytes(number: int, num_frames: int) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -92,6 +94,20 @@ def test_unknown_engines_and_codecs(own: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(DataError, match=r"pip install 'wan-alpha\[ray\]', or engine=local"):
         pack(own, tmp_path, engine="ray")
+
+
+def test_a_start_of_ray_that_fails_leaves_nothing_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    parts = []
+
+    def slow(**_: object) -> None:
+        parts.append(subprocess.Popen(["sleep", "100"]))
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(DataError, match="Ray does not start here"), engine.open_engine("ray", workers=1):
+        pass
+    assert [part.wait(60) for part in parts] == [-signal.SIGKILL] * engine.RAY_ATTEMPTS
 
 
 @pytest.mark.parametrize("codec", ["ffv1", "x264"])
