@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
 from rgba_media import disc
 
-from wan_alpha.data.resize import resize_clip, resize_rgba, to_uint8
+from wan_alpha.data.resize import empty, resize_clip, resize_rgba, to_uint8
 
 
 @pytest.mark.parametrize("hidden", [0, 255])
@@ -80,3 +82,18 @@ def test_larger_and_smaller_is_the_anti_aliased_filter_in_premultiplied_space(si
     visible = wanted[:, 3:] > 2 / 255
     found = resize_rgba(frames, size)
     torch.testing.assert_close(found * visible, (wanted * visible).float(), atol=2e-5, rtol=0)
+
+
+def test_memory_is_used_again_only_when_nobody_holds_it() -> None:
+    first = empty(7, 11, 13).fill_(1)
+    part, place = first[0, 3].numpy(), first.data_ptr()
+    del first
+    second = empty(13, 11, 7).fill_(2)
+    assert second.data_ptr() != place, "a part of it is still held"
+    assert (part == 1).all()
+    del part
+    gc.collect()
+    third = empty(11, 7, 13)
+    assert third.data_ptr() == place
+    assert third.shape == (11, 7, 13)
+    assert (second == 2).all()

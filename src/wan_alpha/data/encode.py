@@ -103,7 +103,7 @@ def spread_colours(frames: Frames) -> Frames:
     while max(levels[-1][0].shape[1:3]) > 1:
         colours, weights = levels[-1]
         levels.append((_halved(colours), _halved(weights)))
-    filled = levels[-1][0] / np.maximum(levels[-1][1], 1e-6)
+    filled: Floats = levels[-1][0] / np.maximum(levels[-1][1], np.float32(1e-6))
     for colours, weights in reversed(levels[:-1]):
         wider = _doubled(filled)[:, : colours.shape[1], : colours.shape[2]]
         filled = np.where(weights > 0, colours / np.maximum(weights, 1e-6), wider)
@@ -114,7 +114,7 @@ def _halved(x: Floats) -> Floats:
     """Means of 2x2 pixels (T, H, W, C), those beyond an odd edge counting as 0; sums in one order, so always equal."""
     x = np.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
     x = x[:, 0::2] + x[:, 1::2]
-    return (x[:, :, 0::2] + x[:, :, 1::2]) / 4
+    return (x[:, :, 0::2] + x[:, :, 1::2]) / np.float32(4)
 
 
 def _doubled(x: Floats) -> Floats:

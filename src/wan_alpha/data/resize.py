@@ -8,6 +8,10 @@ straight colour black, so that equal pictures are equal tensors.
 
 from __future__ import annotations
 
+import contextlib
+import math
+import weakref
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +24,8 @@ Floats = npt.NDArray[np.float32]
 
 ALPHA_FLOOR = 1 / 255
 """An alpha below the smallest 8-bit step is no opacity at all."""
+MOST_SPARE = 4
+_SPARE: dict[int, list[Floats]] = {}
 
 
 def resize_rgba(frames: Frames, size: tuple[int, int]) -> Tensor:
@@ -59,8 +65,26 @@ def resize_clip(
 
 
 def empty(*shape: int) -> Tensor:
-    """float32 memory for pictures.  NumPy asks for huge pages, which makes new memory four times as quick to fill."""
-    return torch.from_numpy(np.empty(shape, np.float32))
+    """float32 memory for pictures: that of an earlier batch, if nobody holds one of this size any more.
+
+    New memory is slow: the system clears it page by page, which takes longer than to write the pictures.
+    """
+    size = math.prod(shape)
+    try:
+        memory = _SPARE[size].pop()
+    except (KeyError, IndexError):
+        memory = np.empty(size, np.float32)
+    held = memory[:]  # lives as long as any tensor or array that shows a part of it
+    weakref.finalize(held, _give_back, memory).atexit = False
+    return torch.from_numpy(held).view(shape)
+
+
+def _give_back(memory: Floats) -> None:
+    """Keep what nobody holds any more; of too much, the size that was used first goes."""
+    _SPARE.setdefault(memory.size, []).append(memory)
+    if sum(len(spares) for spares in list(_SPARE.values())) > MOST_SPARE:
+        with contextlib.suppress(IndexError):  # another thread has just taken it
+            next(spares for spares in list(_SPARE.values()) if spares).pop()
 
 
 def _resize_frame(frame: Frames, rgb: Floats, alpha: Floats, lowest: float) -> None:
