@@ -81,7 +81,13 @@ def _lines(file: Path) -> list[Indexed]:
     if truncated or problems:
         reasons = [f"{key}: {reason}" for key, reason in problems.items()] + ["the tar ends early"] * truncated
         raise DataError(f"{file}: {'; '.join(reasons)}; make the shard again")
-    return [Indexed(key=row.key, split=split, **row.member._asdict(), meta=dict(row.meta)) for row in rows]
+    return [
+        Indexed(
+            key=row.key, split=split, shard=row.member.shard, ext=row.member.ext, offset=row.member.offset,
+            size=row.member.size, meta=dict(row.meta),
+        )
+        for row in rows
+    ]  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:

@@ -103,7 +103,7 @@ def spread_colours(frames: Frames) -> Frames:
     while max(levels[-1][0].shape[1:3]) > 1:
         colours, weights = levels[-1]
         levels.append((_halved(colours), _halved(weights)))
-    filled: Floats = levels[-1][0] / np.maximum(levels[-1][1], np.float32(1e-6))
+    filled: Floats = np.divide(levels[-1][0], np.maximum(levels[-1][1], 1e-6))
     for colours, weights in reversed(levels[:-1]):
         wider = _doubled(filled)[:, : colours.shape[1], : colours.shape[2]]
         filled = np.where(weights > 0, colours / np.maximum(weights, 1e-6), wider)
