@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export WANDB_SILENT := true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint typecheck bench clean
+.PHONY: help setup train test lint typecheck docs audit bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -32,9 +32,15 @@ lint: $(STAMP)  ## ruff: style and imports
 typecheck: $(STAMP)  ## mypy
 	$(BIN)/mypy
 
+docs: $(STAMP)  ## build the documentation site into site/, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+audit: $(STAMP)  ## compare the pinned packages with known weaknesses, where the service can be reached
+	.ci/audit
+
 bench: $(STAMP)  ## measure speed and memory; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.vae_step
 
 clean:  ## remove runs and caches, keep .venv
-	rm -rf runs multirun outputs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf runs multirun outputs site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -30,8 +30,8 @@ class Limits:
     """What is kept, both ends included; null: no limit."""
 
     __pydantic_config__ = STRICT
-    min: float | None = None
-    max: float | None = None
+    min: float | None = None  # the least that is kept
+    max: float | None = None  # the most that is kept
 
 
 @dataclass

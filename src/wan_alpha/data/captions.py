@@ -69,8 +69,8 @@ class Placing:
     """How often a sentence is there, and how often before the caption (else after it)."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-    keep: Share = 1.0
-    before: Share = 0.5
+    keep: Share = 1.0  # how often the sentence is there
+    before: Share = 0.5  # how often it stands before the caption, else after it
 
 
 def _placings() -> dict[LabelName, Placing]:
@@ -93,11 +93,11 @@ class CaptionStyle:
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
-    languages: dict[Language, Weight] = field(default_factory=lambda: {"en": 1.0, "zh": 1.0})
-    lengths: dict[Length, Weight] = field(default_factory=lambda: {"short": 1.0, "long": 1.0})
-    labels: dict[LabelName, Placing] = field(default_factory=_placings)
-    transparency: Placing = field(default_factory=Placing)
-    phrases: dict[Language, Annotated[list[str], Len(1)]] = field(default_factory=_phrases)
+    languages: dict[Language, Weight] = field(default_factory=lambda: {"en": 1.0, "zh": 1.0})  # weights
+    lengths: dict[Length, Weight] = field(default_factory=lambda: {"short": 1.0, "long": 1.0})  # weights
+    labels: dict[LabelName, Placing] = field(default_factory=_placings)  # a sentence for each label
+    transparency: Placing = field(default_factory=Placing)  # the phrase that asks for transparency
+    phrases: dict[Language, Annotated[list[str], Len(1)]] = field(default_factory=_phrases)  # its words
 
 
 def compose(clip: Clip, rng: np.random.Generator | None, style: CaptionStyle) -> str:

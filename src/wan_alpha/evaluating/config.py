@@ -40,7 +40,7 @@ class JudgeConfig:
 
     __pydantic_config__ = STRICT
     endpoint: str | None  # such as http://127.0.0.1:8000/v1
-    model: str
+    model: str  # its name at the endpoint
     key_variable: str  # name of the environment variable that holds the key
     frames: Count  # shown per video
 
@@ -50,11 +50,11 @@ class SamplingConfig:
     """How `generators` sample; null is what generate.py takes by itself."""
 
     __pydantic_config__ = STRICT
-    num_frames: Count | None
-    height: Count | None
-    width: Count | None
-    num_inference_steps: Count | None
-    guidance_scale: NonNegative | None
+    num_frames: Count | None  # T = 1 + 4k
+    height: Count | None  # pixels
+    width: Count | None  # pixels
+    num_inference_steps: Count | None  # of the sampler
+    guidance_scale: NonNegative | None  # classifier-free guidance; 1: none
 
 
 @dataclass
@@ -73,16 +73,16 @@ class EvaluateConfig:
     """One evaluation."""
 
     __pydantic_config__ = STRICT
-    task: Literal["reconstruction", "generation", "preference"]
-    out: str
-    seed: Natural
+    task: Literal["reconstruction", "generation", "preference"]  # codecs, generated videos, or the votes of people
+    out: str  # folder of tables, panels and report
+    seed: Natural  # of the bootstrap, of clip windows and of generators
     device: str  # auto, cpu, cuda, cuda:1
     compare: Annotated[list[str], Len(2, 2)] | None  # two finished evaluations
     fail_on_worse: bool  # exit code 1 if the comparison finds something that got worse
 
     base: BaseConfig
     data: DataConfig
-    split: Literal["train", "val"]
+    split: Literal["train", "val"]  # which clips of the data set
     max_clips: Count | None
     adapters: str | None  # a directory, a run, or tiny
     codecs: dict[str, str]  # further codecs: name -> directory or run

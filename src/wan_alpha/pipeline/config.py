@@ -20,7 +20,7 @@ class BaseConfig:
     """The Wan base."""
 
     __pydantic_config__ = STRICT
-    name: str
+    name: str  # for people and logs
     path: str  # tiny, a known name, a hub id or a local path
 
 
@@ -40,28 +40,28 @@ class GenerateConfig:
     __pydantic_config__ = STRICT
     task: Literal["t2v", "i2v"]
     base: BaseConfig
-    prompt: str | None
+    prompt: str | None  # what to show; or give prompts
     prompts: str | None  # a file: one prompt per line, or JSON
-    negative_prompt: str | None
+    negative_prompt: str | None  # what guidance leads away from; null: the empty prompt
     image: str | None  # first frame, for task=i2v
     adapters: str | list[str] | None
     distill: str | None  # LightX2V or CausVid LoRA: 4 steps, guidance 1
-    out: str
+    out: str  # folder of the files
     formats: Annotated[list[Literal["mov", "webm", "mkv", "apng", "webp", "png", "exr", "mp4"]], Len(1)]
     seed: Natural | Annotated[list[Natural], Len(1)]  # several: that many videos of each prompt
     num_frames: Count | None  # null: what the base was made for
-    height: Count | None
-    width: Count | None
+    height: Count | None  # pixels; null: what the base was made for
+    width: Count | None  # pixels; null: what the base was made for
     num_inference_steps: Count | None  # null: 50, or 4 for a distilled model
     guidance_scale: Annotated[float, Ge(0)] | None  # null: 5, or 1 for a distilled model
     shift: Positive | None  # of the timesteps; null: the base's own, or 5 for a distilled model
     fps: Positive | None  # null: the base's own
-    batch_size: Count
+    batch_size: Count  # videos made at once
     merge: bool  # adapters folded into the weights
-    device: Literal["auto", "cpu", "cuda"]
+    device: Literal["auto", "cpu", "cuda"]  # auto: a GPU if there is one
     dtype: Literal["auto", "float32", "bfloat16", "float16"]  # auto: bfloat16 on a GPU
     offload: Literal["none", "model", "sequential"]  # weights wait in main memory
     tile: Annotated[int, Strict(), Ge(1), Le(1024)] | None  # decode in tiles of this many latent cells
     edges: EdgesConfig
     background: str  # of mp4: checkerboard, a colour, a picture or a video
-    overwrite: bool
+    overwrite: bool  # false: files that are there are kept and not made again

@@ -38,7 +38,7 @@ class SourceConfig:
     """One of several sets that are mixed."""
 
     __pydantic_config__ = STRICT
-    root: str
+    root: str  # as data.root
     weight: Positive = 1.0  # samples from it, relative to the other sets' weights
 
 
@@ -71,15 +71,15 @@ class DataConfig:
     colours: Literal["sample", "batch"]  # background colours: one per sample, or one for the whole batch
     flip: bool  # mirror every second sample
     exclude: list[str]  # captions of clips that training must not see
-    num_workers: Natural
+    num_workers: Natural  # processes per device that read ahead; 0: the training process reads
     max_corrupt_share: Share  # of samples that may fail before the run stops
     val_share: Share  # of a `clips` folder that is held out
     premultiplied: Literal["ask", "yes", "no"]  # colours of a `clips` folder: make them straight, or not
     captions: CaptionStyle  # what a sample's text is composed of
     val_clips: Count | None  # validate on the first N held-out clips; null takes all
-    val_batch_size: Count
+    val_batch_size: Count  # per device, at validation
     cache_dir: str  # where bytes from URLs are kept
-    cache_gb: Positive
+    cache_gb: Positive  # more than this in cache_dir is removed, what was used longest ago first
     fetch: Literal["clips", "shards"]  # from URLs: the bytes of a clip when it is needed, or whole shards
 
 
@@ -88,21 +88,21 @@ class TrainerConfig:
     """Devices, precision and rhythm; handed to Lightning's Trainer."""
 
     __pydantic_config__ = STRICT
-    accelerator: Literal["auto", "cpu", "gpu", "cuda"]
-    devices: int | str | list[int]
-    num_nodes: Count
-    strategy: str
+    accelerator: Literal["auto", "cpu", "gpu", "cuda"]  # what to compute on; auto takes a GPU if there is one
+    devices: int | str | list[int]  # per machine: how many, which ([0, 2]), or auto
+    num_nodes: Count  # machines
+    strategy: str  # Lightning's name: auto for one device, ddp for several
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # auto: bf16 where the device is built for it
-    max_steps: Count
-    accumulate_grad_batches: Count
-    gradient_clip_val: NonNegative
-    log_every_n_steps: Count
+    max_steps: Count  # optimiser steps of the run
+    accumulate_grad_batches: Count  # batches per optimiser step; multiplies the global batch
+    gradient_clip_val: NonNegative  # largest norm of the gradient; 0: not clipped
+    log_every_n_steps: Count  # a line on the terminal and a row of metrics.csv
     val_every_n_steps: Natural  # 0: no validation
-    checkpoint_every_n_steps: Count
-    keep_checkpoints: Count
+    checkpoint_every_n_steps: Count  # what an interruption loses at most
+    keep_checkpoints: Count  # the newest so many; older ones are deleted
     activation_checkpointing: bool  # keep block inputs only, compute the rest again in the backward pass
-    channels_last: bool
-    deterministic: bool
+    channels_last: bool  # memory format of convolution weights
+    deterministic: bool  # only algorithms that give the same bits every time
     threads: Natural  # CPU threads; 0 leaves torch's choice
 
 
@@ -111,13 +111,13 @@ class OptimConfig:
     """AdamW with linear warm-up, constant rate and linear decay over the last part; EMA of what is trained."""
 
     __pydantic_config__ = STRICT
-    lr: Positive
-    betas: Annotated[list[Share], Len(2, 2)]
-    weight_decay: NonNegative
-    warmup_steps: Natural
+    lr: Positive  # learning rate between warm-up and decay
+    betas: Annotated[list[Share], Len(2, 2)]  # of AdamW
+    weight_decay: NonNegative  # of AdamW, decoupled
+    warmup_steps: Natural  # the rate rises linearly from zero over so many steps
     decay_share: Share  # the last part of the schedule, over which the rate falls linearly to zero
     schedule_steps: Count | None  # what the schedule is laid out for; null: trainer.max_steps
-    ema_decay: Share  # 0: no EMA
+    ema_decay: Share  # of the exponential moving average of what is trained; 0: none
 
 
 @dataclass
@@ -126,7 +126,7 @@ class MergeConfig:
 
     __pydantic_config__ = STRICT
     init: Literal["base", "random"]  # start exactly at the base's RGB latent, or the paper's random start
-    residual_blocks: Count
+    residual_blocks: Count  # of the merge block, with an attention layer between each two
 
 
 @dataclass
@@ -134,7 +134,7 @@ class LoraConfig:
     """The two decoder adapters."""
 
     __pydantic_config__ = STRICT
-    rank: Count
+    rank: Count  # of the low-rank update of every convolution of the decoder
     alpha: Positive  # the update is scaled by alpha / rank
 
 
@@ -176,9 +176,9 @@ class BaseVAEConfig:
 
     __pydantic_config__ = STRICT
     kind: Literal["base_vae"]
-    architecture: dict[str, Any]
+    architecture: dict[str, Any]  # arguments of diffusers' AutoencoderKLWan
     init_from: str | None  # a run of stage=base to continue from, or a path to a VAE
-    kl_weight: NonNegative
+    kl_weight: NonNegative  # of the divergence to a standard normal distribution
 
 
 @dataclass
@@ -188,7 +188,7 @@ class DiTAdapterConfig:
     __pydantic_config__ = STRICT
     # full: every weight, and the text encoder's; paired: a baseline, TransPixeler's tokens for alpha
     kind: Literal["dora", "lora", "full", "paired"]
-    rank: Count
+    rank: Count  # of the low-rank update of every adapted linear
     alpha: Positive  # the update is scaled by alpha / rank
     rgb_sees_alpha: bool = True  # kind=paired: false leaves the RGB half exactly as the base makes it
 
@@ -200,8 +200,8 @@ class TimestepsConfig:
     __pydantic_config__ = STRICT
     kind: Literal["uniform", "logit_normal"]
     shift: Positive  # t -> s t / (1 + (s - 1) t)
-    mean: float
-    std: Positive
+    mean: float  # of logit_normal
+    std: Positive  # of logit_normal
     weighting: Literal["none", "bell"]
 
 
@@ -222,8 +222,8 @@ class SamplesConfig:
     __pydantic_config__ = STRICT
     prompts: list[str]  # empty: nothing
     seed: Natural  # of the first prompt; the next has the next
-    steps: Count
-    guidance: NonNegative
+    steps: Count  # of the sampler
+    guidance: NonNegative  # classifier-free guidance; 1: none
 
 
 @dataclass
@@ -250,12 +250,12 @@ class AlphaDiTConfig:
     init_from: str | None  # a run of adapter.kind=full to go on from
     timesteps: TimestepsConfig
     noise: Literal["plain", "shifted"]  # shifted: version 2, another mean away from the object
-    caption_dropout: Share
+    caption_dropout: Share  # share of samples that are trained with the empty prompt
     captions: Literal["plain", "varied"]
     frozen: FrozenConfig
     fold_padding: bool  # text padding at the price of one token; exact; for small models
     variants: Natural  # encode so many samples of every clip before training; 0: encode every batch anew
-    validation_timesteps: list[float]
+    validation_timesteps: list[float]  # noise levels, 0 to 1, at which held-out clips are measured
     samples: SamplesConfig
 
 
@@ -265,8 +265,8 @@ class PerceptualConfig:
 
     __pydantic_config__ = STRICT
     weights: str  # bundled, imagenet, or a path
-    layers: list[str]
-    distance: Literal["l1", "mse"]
+    layers: list[str]  # activations of VGG16 that are compared: relu1_2, relu2_2, relu3_3
+    distance: Literal["l1", "mse"]  # between activations
     every: Count  # compare every so-manyth frame, others in the next step
     normalise: bool  # ImageNet statistics, as VGG expects; the authors' code leaves them out
 
@@ -301,11 +301,11 @@ class WandbConfig:
     """Weights & Biases."""
 
     __pydantic_config__ = STRICT
-    mode: Literal["disabled", "offline", "online"]
-    project: str
-    entity: str | None
-    name: str | None
-    tags: list[str]
+    mode: Literal["disabled", "offline", "online"]  # offline: kept in the run directory until you sync it
+    project: str  # name of the project
+    entity: str | None  # user or team; null: your default
+    name: str | None  # of the run; null: the name of the run directory
+    tags: list[str]  # of the run
 
 
 @dataclass
@@ -321,9 +321,9 @@ class CallbacksConfig:
     """What happens around the steps."""
 
     __pydantic_config__ = STRICT
-    progress: bool
+    progress: bool  # one line per trainer.log_every_n_steps
     panels: bool
-    panel_clips: Count
+    panel_clips: Count  # held-out clips in a panel
     export_dtype: Literal["float32", "float16", "bfloat16"]
     lpips: str | None  # bundled (named lpips3), imagenet (the published metric) or null
 
@@ -333,8 +333,8 @@ class RunConfig:
     """One run."""
 
     __pydantic_config__ = STRICT
-    stage: Literal["base", "vae", "dit"]
-    seed: Natural
+    stage: Literal["base", "vae", "dit"]  # the RGBA VAE, text to video, or a small base from scratch
+    seed: Natural  # of all that is random: order, crops, colours, noise, initial weights
     run_dir: str
     ckpt_path: str | None  # auto: continue this run directory if it holds a checkpoint; a path; null: start anew
     base: BaseConfig

@@ -1,0 +1,136 @@
+"""The files of deploy/ start valid runs, and do what the guide says of them."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from pages import ROOT, commands
+
+from wan_alpha.training.config import RunConfig
+from wan_alpha.training.entry import checked
+from wan_alpha.training.identity import register_resolver
+
+DEPLOY = ROOT / "deploy"
+
+
+def config_of(arguments: list[str]) -> RunConfig:
+    """What `train.py ARGUMENTS` would run."""
+    register_resolver()
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return checked(hydra.compose("train", arguments))[0]
+
+
+def ranks(line: list[str]) -> int:
+    """Processes that torchrun starts on all machines together."""
+    options = dict(word.lstrip("-").partition("=")[::2] for word in line if word.startswith("--"))
+    return int(options.get("nnodes", 1)) * int(options["nproc_per_node"])
+
+
+def test_the_guides_commands_are_valid_runs() -> None:
+    lines = [line for line in commands(ROOT / "docs" / "operations.md") if "train.py" in line and "-m" not in line]
+    assert len(lines) >= 6
+    for line in lines:
+        config = config_of(line[line.index("train.py") + 1 :])
+        if line[0] == "torchrun":
+            assert ranks(line) == int(str(config.trainer.devices)) * config.trainer.num_nodes
+            assert config.trainer.strategy == "ddp"
+
+
+def stand_ins(folder: Path, run: str) -> dict[str, str]:
+    """`srun`, which notes what it is to start and then does `run`, and `scontrol`, which notes its words."""
+    folder.mkdir()
+    for name, text in (("srun", f'printf "%s\\n" "$@" > srun.tmp; mv srun.tmp srun.said; {run}'),
+                       ("scontrol", 'echo "$@" > scontrol.said')):  # fmt: skip
+        file = folder / name
+        file.write_text(f"#!/bin/bash\n{text}\n")
+        file.chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "42", "SLURM_JOB_NUM_NODES": "4", "SLURM_NTASKS_PER_NODE": "8"}
+    return {**os.environ, **slurm, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+ARGUMENTS = ["experiment=wan_alpha_v1_vae", "data.root=SHARDS", "data.batch_size=1"]
+
+
+def test_slurm_starts_one_process_per_gpu_and_passes_its_exit_code_on(tmp_path: Path) -> None:
+    script = DEPLOY / "slurm.sbatch"
+    finished = subprocess.run(
+        ["bash", script, *ARGUMENTS], cwd=tmp_path, env=stand_ins(tmp_path / "bin", "exit 7"), timeout=60
+    )
+    assert finished.returncode == 7
+    said = (tmp_path / "srun.said").read_text().splitlines()
+    assert said[:2] == [".venv/bin/python", "train.py"]
+    trainer = config_of(said[2:]).trainer
+    assert (trainer.num_nodes, trainer.devices, trainer.strategy, trainer.accelerator) == (4, 8, "ddp", "gpu")
+    asked = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?", script.read_text(), re.M))
+    assert asked["ntasks-per-node"] == asked["gpus-per-node"]
+    assert "requeue" in asked
+
+
+def test_slurms_signal_requeues_the_job_and_the_run_goes_on_until_it_is_ended(tmp_path: Path) -> None:
+    env = stand_ins(tmp_path / "bin", "while [ ! -e scontrol.said ]; do sleep 0.05; done; exit 143")
+    with subprocess.Popen(["bash", DEPLOY / "slurm.sbatch", *ARGUMENTS], cwd=tmp_path, env=env) as job:
+        while not (tmp_path / "srun.said").exists():
+            assert job.poll() is None
+            time.sleep(0.02)
+        job.send_signal(signal.SIGUSR1)
+        assert job.wait(60) == 143
+    assert (tmp_path / "scontrol.said").read_text() == "requeue 42\n"
+
+
+def test_kubernetes_counts_agree_and_its_run_is_valid() -> None:
+    service, job = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+    spec = job["spec"]
+    pod: dict[str, Any] = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    command = container["command"]
+    config = config_of(command[command.index("train.py") + 1 :])
+    assert spec["completions"] == spec["parallelism"] == config.trainer.num_nodes
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == config.trainer.devices
+    assert ranks(command) == 32
+    assert spec["completionMode"] == "Indexed"
+    name = job["metadata"]["name"]
+    assert f"--master_addr={name}-0.{service['metadata']['name']}" in command
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert spec["template"]["metadata"]["labels"].items() >= service["spec"]["selector"].items()
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
+    assert config.run_dir.startswith(mounts["data"])
+    assert str(config.data.root).startswith(mounts["data"])
+
+
+def test_the_wandb_sweep_has_valid_keys_and_a_metric_that_is_logged() -> None:
+    sweep = yaml.safe_load((DEPLOY / "wandb_sweep.yaml").read_text())
+    fixed = [word for word in sweep["command"] if "=" in word]
+    values = [f"{key}={limits[end]}" for end in ("min", "max") for key, limits in sweep["parameters"].items()]
+    half = len(values) // 2
+    for chosen in (values[:half], values[half:]):
+        config = config_of([*fixed, *chosen])
+        assert config.logger.wandb.mode == "online"
+        assert config.trainer.max_steps % config.trainer.val_every_n_steps == 0  # the metric is there at the end
+    assert sweep["program"] == "train.py"
+    assert sweep["command"][-1] == "${args_no_hyphens}"
+    assert sweep["metric"]["name"] == "val/soft/psnr"  # as tests/test_config.py finds it in metrics.csv
+
+
+@pytest.mark.parametrize(("name", "jobs"), [("ablation_dit", 4)])
+def test_ablations_are_ready_sweeps(name: str, jobs: int) -> None:
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        tree: DictConfig = hydra.compose("train", [f"experiment={name}"], return_hydra_config=True)
+    params = OmegaConf.to_container(tree.hydra.sweeper.params)
+    assert isinstance(params, dict)
+    counts = [len(str(values).split(",")) for values in params.values()]
+    assert jobs == math.prod(counts)
+    for key, values in params.items():
+        for value in str(values).split(","):
+            config_of([f"experiment={name}", f"{key}={value}"])
