@@ -76,7 +76,8 @@ def write_image_transformer(root: Path, clip: bool = False) -> Path:
         _change(file, image_processor_type="CLIPImageProcessor")
         parts = {"image_encoder": ["transformers", "CLIPVisionModel"],
                  "image_processor": ["transformers", "CLIPImageProcessor"]}  # fmt: skip
-        _change(root / "model_index.json", _class_name="WanImageToVideoPipeline", **parts)
+        if (root / "model_index.json").exists():
+            _change(root / "model_index.json", _class_name="WanImageToVideoPipeline", **parts)
     return root
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_dit_base import CAPTIONS, TRANSFORMER, random_text
+from small_dit_base import CAPTIONS, TRANSFORMER, random_text, write_image_transformer
 from small_world import random_base
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 from wan_alpha.models.codecs import AlphaCodec, Codec, ColourCodec
 from wan_alpha.models.dit import load_scheduler, load_transformer, new_transformer
 from wan_alpha.models.dit_adapters import add_dit_adapters
+from wan_alpha.models.image_encoder import ImageEncoder
 from wan_alpha.models.sampling import sample_latents
 from wan_alpha.models.text import TextEncoder, cut_padding
 from wan_alpha.rendering import COLOURS
@@ -187,6 +188,25 @@ def test_samples_follow_from_their_own_seeds() -> None:
     with torch.no_grad(), dit.sampling(["disc2"]) as model:
         one = sample_latents(model, dit.scheduler, (6, 2, 2, 2), [4], steps=2)
     torch.testing.assert_close(two[1:], one, atol=1e-5, rtol=1e-4)
+
+
+def test_what_clip_sees_of_the_first_frame_reaches_the_transformer(tmp_path: Path) -> None:
+    transformer = load_transformer(write_image_transformer(tmp_path, clip=True))
+    image = ImageEncoder.from_pretrained(tmp_path)
+    settings = DiTSettings(task="i2v", fold_padding=True)
+    dit = AlphaDiTModule(transformer, random_text(), codec(), settings, lambda p: None, image=image)  # type: ignore
+    b, z, t = batch(), torch.randn(3, 6, 2, 2, 2), torch.full((3,), 0.5)
+    fresh = dit.condition(b)
+    assert fresh is not None
+    assert fresh.features is not None
+    stored = dit.condition({"condition": fresh.latent.half(), "image": fresh.features.half()})
+    with torch.no_grad():
+        velocities = [
+            dit.velocity(z, t, dit.prompts(b), given)
+            for given in (fresh, stored, fresh._replace(features=torch.zeros_like(fresh.features)))
+        ]
+    torch.testing.assert_close(velocities[1], velocities[0], atol=1e-2, rtol=1e-2)
+    assert (velocities[2] - velocities[0]).abs().max() > 1e-3
 
 
 def test_long_clips_are_encoded_frame_by_frame(monkeypatch: pytest.MonkeyPatch) -> None:
