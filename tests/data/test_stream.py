@@ -6,8 +6,11 @@ import json
 from itertools import islice
 from pathlib import Path
 
+import cv2
 import pytest
+import torch
 from rgba_media import write_shards
+from torch.utils.data import Dataset
 
 from benchmarks.resume import Forked, Settings, compare, consume, data_config, lines_of, measure
 
@@ -74,3 +77,18 @@ def test_validation_takes_from_every_set(settings: Settings) -> None:
     assert batch["rgb"].shape[2:] == (5, 64, 64)
     whole = Forked(data_config(settings), seed=3).val_dataloader()
     assert [n for batch in whole for n in batch["index"].tolist()] == [0, 1, 2, 3]
+
+
+class Threads(Dataset[dict[str, int]]):
+    """How many threads a worker has."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _: int) -> dict[str, int]:
+        return {"opencv": cv2.getNumThreads(), "torch": torch.get_num_threads()}
+
+
+def test_workers_resize_with_one_thread(settings: Settings) -> None:
+    module = Forked(data_config(settings | {"num_workers": 1}), seed=0)
+    assert list(module._loader(Threads(), batch_size=None)) == [{"opencv": 1, "torch": 1}]
