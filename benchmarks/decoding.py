@@ -4,7 +4,10 @@
     python -m benchmarks.decoding --base-dim 96 --size 60 104 --device cuda --dtype bfloat16
 
 Random weights.  Memory is the peak above what was there before decoding: on a GPU what torch allocated, on a CPU the
-bytes of all tensors alive between operations (the resident set of a small model is mostly the allocator's mood).
+bytes of all tensors alive between operations, and the resident set of the process.  The latter is measured in a process
+of its own for each length, after one short decoding that loads libraries and builds caches, with one malloc arena and
+every block of 64 KiB and more mapped by itself: then what is freed goes back to the system, and the peak (VmHWM, reset
+through /proc/self/clear_refs) is that of the decoding and not of the allocator's habits.
 `stream` hands every chunk on and forgets it, as a writer of files does; `whole` is the pass that training uses, of one
 decoder.  A seam error is the largest difference to the untiled picture, whose range is [-1, 1].
 """
@@ -12,8 +15,13 @@ decoder.  A seam error is the largest difference to the untiled picture, whose r
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
+import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +38,7 @@ from wan_alpha.pipeline.tiling import exact_halo
 RESULTS = Path(__file__).parent / "results"
 LENGTHS = (17, 81, 321)
 WHOLE_LENGTHS = (17, 81)  # longer ones only show the same line going on
+GIVES_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def codec(args: argparse.Namespace) -> RgbaCodec:
@@ -68,27 +77,52 @@ class LiveBytes(TorchDispatchMode):
 
 
 @torch.no_grad()
+def decode(model: RgbaCodec, z: torch.Tensor, way: str) -> None:
+    if way == "whole":
+        decode_clip(model.alpha_vae.base, z)
+    else:
+        for _ in model.stream(z):
+            pass
+
+
 def peak_of(args: argparse.Namespace, model: RgbaCodec, way: str, frames: int) -> float:
-    """MiB above the start."""
+    """MiB of tensors above the start."""
     z = latent(args, frames, *args.size)
-
-    def run() -> None:
-        if way == "whole":
-            decode_clip(model.alpha_vae.base, z)
-        else:
-            for _ in model.stream(z):
-                pass
-
     if args.device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        run()
+        decode(model, z, way)
         peak = torch.cuda.max_memory_allocated() - before
     else:
         with LiveBytes() as live:
-            run()
+            decode(model, z, way)
         peak = live.peak
     return round(peak / 2**20, 2)
+
+
+def resident_peak(args: argparse.Namespace, way: str, frames: int) -> float:
+    """MiB of this process above the start.  Linux only."""
+    model, z = codec(args), latent(args, frames, *args.size)
+    decode(model, latent(args, 9, *args.size), way)
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    before = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+    decode(model, z, way)
+    return round((_memory("VmHWM") - before) / 1024, 2)
+
+
+def _memory(field: str) -> int:
+    """KiB."""
+    found = re.search(rf"{field}:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1])
+
+
+def resident_in_its_own_process(args: argparse.Namespace, way: str, frames: int) -> float:
+    command = [sys.executable, "-m", "benchmarks.decoding", "--base-dim", str(args.base_dim), "--size",
+               *map(str, args.size), "--dtype", args.dtype, "--resident-of", way, str(frames)]  # fmt: skip
+    return float(subprocess.run(command, env=os.environ | GIVES_BACK, stdout=subprocess.PIPE, check=True).stdout)
 
 
 @torch.no_grad()
@@ -113,16 +147,23 @@ def main() -> None:
     parser.add_argument("--tile", type=int, default=16)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--resident-of", nargs=2, metavar=("WAY", "FRAMES"), help="print one figure, for the parent")
     args = parser.parse_args()
     if args.device == "cpu":
         torch.set_num_threads(1)
+    if args.resident_of:
+        print(resident_peak(args, args.resident_of[0], int(args.resident_of[1])))
+        return
     model = codec(args)
-    memory = {way: {str(n): peak_of(args, model, way, n) for n in lengths} for way, lengths in
-              (("stream", LENGTHS), ("whole", WHOLE_LENGTHS))}  # fmt: skip
+    ways = (("stream", LENGTHS), ("whole", WHOLE_LENGTHS))
+    memory = {way: {str(n): peak_of(args, model, way, n) for n in lengths} for way, lengths in ways}
+    resident = None if args.device == "cuda" else {
+        way: {str(n): resident_in_its_own_process(args, way, n) for n in lengths} for way, lengths in ways}  # fmt: skip
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     result = {
         "base_dim": args.base_dim, "latent": args.size, "dtype": args.dtype, "device": args.device, "tile": args.tile,
         "torch": torch.__version__, "commit": commit.stdout.strip(), "peak_mib_by_frames": memory,
+        "resident_peak_mib_by_frames": resident,
         "seam_error_by_halo": seams(args),
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)

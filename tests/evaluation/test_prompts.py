@@ -57,6 +57,8 @@ def test_every_form_of_file(name: str, text: str, tmp_path: Path) -> None:
         ('[{"id": "a"}]', "a prompt without text"),
         ("[]", "no prompts in it"),
         ("{", "cannot be read"),
+        ("[1]", "expected texts, found 1"),
+        ('"a cat"', "expected a list of prompts"),
     ],
 )
 def test_mistakes_are_named(text: str, message: str, tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_world import random_vae_adapters
+from small_world import random_base, random_vae_adapters
 from torch.testing import assert_close
 
-from wan_alpha.models.alpha_vae import AlphaVAE
+from benchmarks.decoding import LiveBytes
+from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
+from wan_alpha.models.tiny_decoder import TinyDecoder
 from wan_alpha.pipeline.codec import RgbaCodec
+from wan_alpha.pipeline.loading import PreviewError
 from wan_alpha.pipeline.tiling import exact_halo, spans
 
 BASES = ["wan21", "wan22"]
@@ -20,6 +23,44 @@ BASES = ["wan21", "wan22"]
 def vae(request: pytest.FixtureRequest, tmp_path: Path) -> AlphaVAE:
     base = request.getfixturevalue(request.param)
     return AlphaVAE.from_pretrained(base, random_vae_adapters(base, tmp_path / "adapters"))
+
+
+@torch.no_grad()
+def test_memory_does_not_grow_with_the_clip() -> None:
+    """All tensors alive at once while streaming: 41 frames need no more than 9, but for the latent itself."""
+    base = random_base("wan21")
+    codec = RgbaCodec(AlphaVAE(base, AdapterSpec(rank=2)))
+    peaks = {}
+    for length in (3, 11):
+        z = torch.randn(1, 4, length, 4, 4)
+        with LiveBytes() as live:
+            for _ in codec.stream(z):
+                pass
+        peaks[length] = live.peak - z.nbytes  # what the post-quant convolution gave
+    assert peaks[3] > 10_000
+    assert peaks[11] <= 1.02 * peaks[3]
+
+
+def test_a_preview_decoder_stands_in_for_both(caplog: pytest.LogCaptureFixture) -> None:
+    codec = RgbaCodec(AlphaVAE(random_base("wan21"), AdapterSpec(rank=2)))
+    z = torch.randn(2, 4, 3, 2, 3)
+    torch.manual_seed(0)
+    tiny = TinyDecoder(4, (8, 6, 5, 4), channels=4)
+    codec.use_preview(tiny)
+    rgb, alpha = codec.decode(z)
+    pictures = torch.cat(list(tiny.stream(codec.alpha_vae.normalize(z))), dim=2)
+    assert_close(rgb, 2 * pictures[:, :3] - 1)
+    assert_close(alpha, pictures[:, 3:])
+    assert alpha.shape == (2, 1, 9, 16, 24)
+    assert caplog.text == ""
+    codec.use_preview(TinyDecoder(4, (8, 6, 5, 4)))
+    assert codec.decode(z)[1].min() == 1
+    assert "knows colour alone" in caplog.text
+    codec.use_preview(None)
+    assert not torch.allclose(codec.decode(z)[0], rgb, atol=1e-2)
+    for wrong in (TinyDecoder(16, (8, 6, 5, 4)), TinyDecoder(4, (8, 6, 5, 4), patch=2)):
+        with pytest.raises(PreviewError, match="this base has 4 and 8: take the file made for it"):
+            codec.use_preview(wrong)
 
 
 @pytest.mark.parametrize("merge", [True, False])

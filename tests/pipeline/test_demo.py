@@ -15,6 +15,7 @@ from browser import needs_chromium, open_page
 from file_readers import ffmpeg_pixels, needs_ffmpeg
 from PIL import Image
 
+from wan_alpha.demo.__main__ import main
 from wan_alpha.demo.studio import RequestError, Studio
 from wan_alpha.pipeline.pipeline import AlphaWanPipeline
 from wan_alpha.pipeline.video import FORMATS
@@ -112,6 +113,27 @@ def served(studio: Studio) -> Iterator[str]:
     )  # fmt: skip
     yield url
     page.close()
+
+
+def test_the_command_serves_this_machine_only_with_a_bounded_queue(
+    pipe: AlphaWanPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gradio = pytest.importorskip("gradio")
+    from wan_alpha.demo.page import QUEUE
+
+    launched: list[tuple[Any, dict[str, Any]]] = []
+    monkeypatch.setattr(AlphaWanPipeline, "from_pretrained", lambda *paths, **options: pipe)
+    monkeypatch.setattr(gradio.Blocks, "launch", lambda page, **options: launched.append((page, options)))
+    monkeypatch.setattr(gradio.Blocks, "block_thread", lambda page: None)
+    assert main(["--out", str(tmp_path / "demo")]) == 0
+    ((page, options),) = launched
+    assert (options["server_name"], options["server_port"], options["share"]) == ("127.0.0.1", 7860, False)
+    assert options["allowed_paths"] == [str(tmp_path / "demo")]
+    assert page._queue.max_size == QUEUE <= 16
+    assert "http://127.0.0.1:7860" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert main(["--base", str(tmp_path / "nowhere"), "--out", str(tmp_path / "demo")]) == 1
+    assert "error: base" in capsys.readouterr().err
 
 
 @needs_chromium

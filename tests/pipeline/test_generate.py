@@ -17,6 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from wan_alpha.command import validated
+from wan_alpha.evaluation.prompts import load_prompts
 from wan_alpha.pipeline import generate as module
 from wan_alpha.pipeline.arguments import plain_text
 from wan_alpha.pipeline.config import GenerateConfig
@@ -77,6 +78,10 @@ def test_ids_name_the_files_that_evaluation_looks_for(config: GenerateConfig, tm
     assert [job.name for job in plan(replace(config, prompts=str(tmp_path / "list.json")))] == ["001", "002"]
     two = plan(replace(config, prompts=str(tmp_path / "list.json"), seed=[1, 2]))
     assert [job.name for job in two] == ["001-s1", "001-s2", "002-s1", "002-s2"]
+    bench = plan(replace(config, prompts="bench"))
+    assert [(job.name, job.prompt) for job in bench] == [(p.id, p.text) for p in load_prompts("bench")]
+    (tmp_path / "rows.csv").write_text("id,text\nglass,a glass\n")
+    assert [job.name for job in plan(replace(config, prompts=str(tmp_path / "rows.csv")))] == ["glass"]
 
 
 def test_finished_files_stay_and_the_same_command_makes_the_others(
@@ -199,14 +204,16 @@ def test_quoted_and_empty_values_keep_their_meaning() -> None:
 
 
 def test_prompt_lists_that_cannot_be_read(config: GenerateConfig, tmp_path: Path) -> None:
-    cases = {"absent.txt": (None, "cannot be read"), "empty.txt": ("\n\n", "holds no prompt"),
+    cases = {"absent.txt": (None, "cannot be read"), "empty.txt": ("\n\n", "no prompts in it"),
              "broken.json": ("{", "cannot be read"), "numbers.json": ("[1]", "expected texts, found 1"),
-             "path.json": ('{"../x": "a"}', "cannot be a file name")}  # fmt: skip
+             "text.json": ('"a"', "expected a list of prompts"),
+             "path.json": ('{"../x": "a"}', "cannot be a file name"),
+             "device.json": ('{"con": "a"}', "use letters, digits and hyphens")}  # fmt: skip
     for name, (content, message) in cases.items():
         if content is not None:
             (tmp_path / name).write_text(content)
         with pytest.raises(PromptError, match=message):
-            read_prompts(tmp_path / name)
+            read_prompts(str(tmp_path / name))
     for prompt, message in ((None, "no prompt"), ("", "the prompt is empty"), (" \n", "the prompt is empty")):
         with pytest.raises(PromptError, match=message):
             plan(replace(config, prompt=prompt))

@@ -18,11 +18,15 @@ from torch.testing import assert_close
 
 from wan_alpha import AlphaVAE, AlphaWanPipeline
 from wan_alpha.interop.adapter_files import find_adapters
+from wan_alpha.interop.official_vae import export_vae
+from wan_alpha.interop.weights import write_weights
 from wan_alpha.models.adapters import AdapterError
 from wan_alpha.models.base import BaseError, SizeError
 from wan_alpha.models.codecs import AlphaCodec
 from wan_alpha.models.image_condition import condition_latent
+from wan_alpha.models.tiny_decoder import TinyDecoder
 from wan_alpha.pipeline.image_to_video import ImageError, condition
+from wan_alpha.pipeline.loading import PreviewError
 from wan_alpha.pipeline.schedules import distilled_sigmas, explicit_sigmas
 from wan_alpha.pipeline.video import Video
 
@@ -240,6 +244,47 @@ def test_offload_hook_runs_before_decoding(pipe: AlphaWanPipeline) -> None:
     assert calls == [pipe.vae, pipe.vae]
 
 
+# ----- a quick look, and the authors' files ---------------------------------------------------------------------------
+
+
+def test_a_preview_file_decodes_the_same_latents(
+    small_base: Path, small_adapters: Path, pipe: AlphaWanPipeline, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    tiny = TinyDecoder(4, (8, 6, 5, 4), channels=4)
+    write_weights(tmp_path / "tiny.safetensors", tiny.state_dict())
+    quick = quiet(AlphaWanPipeline.from_pretrained(small_base, small_adapters, preview=tmp_path / "tiny.safetensors"))
+    video = quick("a", **FAST)
+    latents = pipe("a", **FAST, output_type="latent")
+    pictures = torch.cat(list(tiny.stream(latents)), dim=2)
+    agree(video.rgb, 2 * pictures[:, :3] - 1)
+    agree(video.alpha, pictures[:, 3:])
+    assert video.metadata["preview"] == "tiny.safetensors"
+    for name in ("absent.safetensors", "note.txt"):
+        with pytest.raises(PreviewError, match=name):
+            AlphaWanPipeline.from_pretrained(small_base, small_adapters, preview=tmp_path / name)
+    with pytest.raises(PreviewError, match=r"no TAEHV decoder.*taew2_1"):
+        AlphaWanPipeline.from_pretrained(small_base, small_adapters, preview=small_adapters / "t2v.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_the_authors_files_are_adapters_as_they_are(
+    small_base: Path, small_adapters: Path, tmp_path: Path, pipe: AlphaWanPipeline, suffix: str
+) -> None:
+    """What the documented command for their release gives to `adapters=`."""
+    vae = tmp_path / f"Wan-Alpha-VAE{suffix}"
+    write_weights(vae, export_vae(small_base, small_adapters))
+    theirs = quiet(AlphaWanPipeline.from_pretrained(small_base, [vae, small_adapters / "t2v.safetensors"]))
+    video, expected = theirs("a", **FAST), pipe("a", **FAST)
+    agree(video.rgb, expected.rgb, 1e-5)
+    agree(video.alpha, expected.alpha, 1e-5)
+    with pytest.raises(AdapterError, match="the base is not the one this checkpoint was trained on"):
+        AlphaWanPipeline.from_pretrained(random_pipeline(tmp_path / "other", seed=5), [vae])
+    (tmp_path / f"damaged{suffix}").write_bytes(b"no weights")
+    with pytest.raises(AdapterError, match="is damaged or no weight file"):
+        AlphaWanPipeline.from_pretrained(small_base, tmp_path / f"damaged{suffix}")
+
+
 # ----- image to video ------------------------------------------------------------------------------------------------
 
 
@@ -314,8 +359,6 @@ def dora_of(tmp_path: Path, base: Path) -> Path:
     """A DoRA that speaks of a block that the small bases do not have."""
     out = random_dora(base, tmp_path / "deep.safetensors", prefix="")
     from safetensors.torch import load_file
-
-    from wan_alpha.interop.weights import write_weights
 
     write_weights(out, {key.replace("blocks.1.", "blocks.7."): t for key, t in load_file(out).items()})
     return out

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ..models.adapters import AdapterError
 from ..models.base import BaseError
+from ..pipeline.loading import PreviewError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", default="tiny", help="tiny, a known name, a hub id or a path (default: %(default)s)")
     parser.add_argument("--adapters", nargs="+", default=["tiny"], help="exported adapters or runs (default: tiny)")
     parser.add_argument("--distill", help="distillation LoRA: 4 steps without guidance")
+    parser.add_argument("--preview", help="TAEHV file: a tiny decoder instead of the two, for quick looks")
     parser.add_argument(
         "--out", type=Path, default=Path("outputs/demo"), help="where videos stay (default: %(default)s)"
     )
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         serve(args, console)
-    except (AdapterError, BaseError, OSError) as error:
+    except (AdapterError, BaseError, PreviewError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -52,7 +54,8 @@ def serve(args: argparse.Namespace, console: Console) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with console.status(f"loading {args.base}"):
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        pipe = AlphaWanPipeline.from_pretrained(args.base, args.adapters, distill=args.distill, dtype=dtype).to(device)
+        options = {"distill": args.distill, "preview": args.preview, "dtype": dtype}
+        pipe = AlphaWanPipeline.from_pretrained(args.base, args.adapters, **options).to(device)
         pipe.set_progress_bar_config(disable=True)
     steps, guidance = (4, 1.0) if pipe.few_step else (20, 5.0)
     title = f"Base `{Path(args.base).name}` on {device}. Files stay in `{args.out}`."

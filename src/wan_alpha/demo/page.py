@@ -17,7 +17,7 @@ from .studio import FIELDS, Entry, RequestError, Studio
 QUEUE = 8
 BACKGROUNDS = ("checkerboard", "black", "white", "green", "colour", "picture")
 _CHECKERS = "repeating-conic-gradient(#cfcfcf 0 25%, #f5f5f5 0 50%) 0 0 / 24px 24px"
-EXAMPLES = ("a parrot", "fire", "a snowflake turning")
+EXAMPLES = ("a grinning face with smiling eyes", "a beating heart", "a woman astronaut")
 CSS = """
 #preview .stage { display: flex; justify-content: center; align-items: center; border-radius: 8px; padding: 12px;
                   min-height: 240px; }
@@ -40,7 +40,9 @@ def build(studio: Studio, sizes: tuple[int, int, int], steps: int, guidance: flo
         gr.Markdown(f"## wan-alpha: video with transparency\n{title}")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                prompt = gr.Textbox(label="Prompt", lines=2, placeholder="a parrot", elem_id="prompt", max_length=1000)
+                prompt = gr.Textbox(
+                    label="Prompt", lines=2, placeholder="a red heart", elem_id="prompt", max_length=1000
+                )
                 gr.Examples([[text] for text in EXAMPLES], [prompt], label="For example")
                 with gr.Row():
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
@@ -61,10 +63,9 @@ def build(studio: Studio, sizes: tuple[int, int, int], steps: int, guidance: flo
                     )
                     colour = gr.ColorPicker("#3366cc", label="Colour", scale=1, elem_id="colour")
                 picture = gr.Image(label="Your picture", type="filepath", visible=False, height=160, elem_id="picture")
-                with gr.Row():
-                    kind = gr.Dropdown([(f"{name}: {f.purpose}", name) for name, f in FORMATS.items()], value="webm",
-                                       label="Format", scale=3, elem_id="format")  # fmt: skip
-                    prepare = gr.Button("Prepare download", scale=1, elem_id="prepare")
+                kind = gr.Dropdown([(f"{name}: {f.purpose}", name) for name, f in FORMATS.items()], value="webm",
+                                   label="Format", elem_id="format")  # fmt: skip
+                prepare = gr.Button("Prepare download", elem_id="prepare")
                 download = gr.File(label="Download", visible=False, elem_id="download")
         gallery = gr.Gallery(label="History", columns=8, height=190, allow_preview=False, elem_id="history",
                              buttons=[])  # fmt: skip

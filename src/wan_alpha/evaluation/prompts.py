@@ -1,4 +1,4 @@
-"""Lists of prompts: the project's own, TransPixeler's published one, or a file of the user's."""
+"""Lists of prompts to generate and to evaluate: the project's own, TransPixeler's published one, or the user's file."""
 
 from __future__ import annotations
 
@@ -33,12 +33,21 @@ class PromptError(ValueError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt: what files are called, what is asked for, where it belongs, which transparency is expected if any."""
+    """One prompt of a list.
+
+    Attributes:
+        id: what its files are called.
+        text: what is asked for.
+        category: where it belongs.
+        expects: which transparency is expected, if the list says so: a key of EXPECTED.
+        numbered: the list gave no id, and this is its number.
+    """
 
     id: str
     text: str
     category: str = "all"
     expects: str | None = None
+    numbered: bool = False
 
     @property
     def expected_share(self) -> tuple[float, float] | None:
@@ -53,7 +62,7 @@ def load_prompts(source: str) -> list[Prompt]:
         source: "bench": the project's own.  "transpixeler": TransPixeler's, fetched once from its project page and
             checked (its licence is non-commercial: it is not part of this project).  "transpixeler=FILE" or any FILE:
             JSON {id: text}, or rows with id, text and optionally category and expects, as JSON, YAML or CSV; a text
-            file has one prompt per line, with their numbers as ids.
+            file has one prompt per line, and a list of texts is the same: their numbers are the ids.
 
     Raises:
         PromptError: it is missing, damaged or empty, an id returns, or a tag is unknown.
@@ -77,20 +86,32 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     if suffix == ".csv":
         return [dict(row) for row in csv.DictReader(text.splitlines())]
     if suffix not in (".json", ".yaml", ".yml"):
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return [{"id": f"{number:03d}", "text": line} for number, line in enumerate(lines, 1)]
+        return _numbered([line for line in text.splitlines() if line.strip()])
     content = json.loads(text) if suffix == ".json" else yaml.safe_load(text)
     if isinstance(content, dict) and set(content) >= {"prompts"}:
         content = content["prompts"]
     if isinstance(content, dict):
         return [{"id": key, "text": value} for key, value in content.items()]
-    return [row if isinstance(row, dict) else {"id": f"{n:03d}", "text": row} for n, row in enumerate(content, 1)]
+    if not isinstance(content, list):
+        raise PromptError(f"{file}: expected a list of prompts or {{id: prompt}}, found {content!r}")
+    return _numbered(content)
+
+
+def _numbered(rows: list[Any]) -> list[dict[str, Any]]:
+    """Rows as they are; a bare text gets its number as id."""
+    return [
+        row if isinstance(row, dict) else {"id": f"{number:03d}", "text": row, "numbered": True}
+        for number, row in enumerate(rows, 1)
+    ]
 
 
 def _checked(rows: list[dict[str, Any]], where: str) -> list[Prompt]:
     prompts: dict[str, Prompt] = {}
     for row in rows:
-        name, text = str(row.get("id", "")).strip(), str(row.get("text") or row.get("prompt") or "").strip()
+        given = row.get("text") or row.get("prompt") or ""
+        if not isinstance(given, str):
+            raise PromptError(f"{where}: expected texts, found {given!r}")
+        name, text = str(row.get("id", "")).strip(), given.strip()
         expects = row.get("expects") or None
         if not name or not text:
             raise PromptError(f"{where}: a prompt without {'text' if name else 'id'}: {row}")
@@ -100,7 +121,8 @@ def _checked(rows: list[dict[str, Any]], where: str) -> list[Prompt]:
             raise PromptError(f"{where}: id {name!r} comes twice; rename one")
         if expects is not None and expects not in EXPECTED:
             raise PromptError(f"{where}: {name} expects {expects!r}; known: {', '.join(EXPECTED)}")
-        prompts[name] = Prompt(name, text, str(row.get("category") or "all"), expects)
+        category, numbered = str(row.get("category") or "all"), bool(row.get("numbered"))
+        prompts[name] = Prompt(name, text, category, expects, numbered)
     if not prompts:
         raise PromptError(f"{where}: no prompts in it")
     return list(prompts.values())

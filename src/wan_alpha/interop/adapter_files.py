@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ..models.adapters import DESCRIPTION, AdapterError, locate_adapters
 from ..models.assets import ASSETS, asset
+from .naming import DECODERS
+from .weights import CheckpointError, weight_names
 
 DIT_FILES = ("pytorch_lora_weights.safetensors", "t2v.safetensors")
 DISTILL_FILE = "distill.safetensors"
@@ -21,7 +23,7 @@ class AdapterFiles:
     """Where the parts of a set of adapters are.
 
     Attributes:
-        vae: directory with `adapters.json` and `adapters.safetensors`.
+        vae: directory with `adapters.json` and `adapters.safetensors`, or the authors' file.
         dit: DoRA or LoRA file of the transformer.
         distill: distillation LoRA, applied after the DoRA.
     """
@@ -35,8 +37,9 @@ def find_adapters(adapters: AdapterPaths) -> AdapterFiles:
     """Find the parts in one place or several; a part that a later place has replaces that of an earlier one.
 
     Args:
-        adapters: `tiny` (shipped), an exported directory, a run directory (its `adapters/`), a .safetensors file of
-            the transformer, or several of these: usually one of stage vae and one of stage dit.
+        adapters: `tiny` (shipped), an exported directory, a run directory (its `adapters/`), a file of the authors'
+            release or any DoRA or LoRA of the transformer, or several of these: usually one of stage vae and one of
+            stage dit.
 
     Raises:
         AdapterError: a place does not exist or holds no adapters.
@@ -61,7 +64,7 @@ def _tiny() -> AdapterFiles:
 
 def _inside(place: Path) -> AdapterFiles:
     if place.is_file():
-        return AdapterFiles(dit=place)
+        return AdapterFiles(vae=place) if _is_rgba_vae(place) else AdapterFiles(dit=place)
     folders = [place, place / "adapters", place / "vae", place / "dit", place / "adapters" / "vae",
                place / "adapters" / "dit"]  # fmt: skip
     vae = next((folder for folder in folders if (folder / DESCRIPTION).is_file()), None)
@@ -74,6 +77,14 @@ def _inside(place: Path) -> AdapterFiles:
             "or in adapters/; give an exported adapter directory, a run directory, or `tiny`"
         )
     return AdapterFiles(vae or _vae_of_run(place), dit, distill)
+
+
+def _is_rgba_vae(file: Path) -> bool:
+    """The authors' RGBA VAE has two decoders, `vae_fgr` and `vae_pha`; nothing of a transformer is called so."""
+    try:
+        return any(DECODERS["alpha"] in name for name in weight_names(file))
+    except CheckpointError as error:
+        raise AdapterError(f"adapters: {error}") from error
 
 
 def _vae_of_run(run: Path) -> Path | None:

@@ -23,6 +23,12 @@ from .weights import CheckpointError, few
 
 Format = Literal["official", "diffusers", "comfyui"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+# A, B and the magnitude, which ComfyUI needs scaled.
+_PARTS: dict[Format, tuple[str, str, str | None]] = {
+    "official": ("lora_A.default.weight", "lora_B.default.weight", "lora_magnitude_vector.default.weight"),
+    "diffusers": ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector"),
+    "comfyui": ("lora_down.weight", "lora_up.weight", None),
+}
 
 
 def adapter_tensors(
@@ -45,48 +51,39 @@ def adapter_tensors(
             f"format {format} knows LoRA and DoRA only; this adapter also adds to {few(plain)}: merge it, or "
             "take format comfyui"
         )
-    write = {"official": _official, "diffusers": _diffusers, "comfyui": _comfyui}[format]
     tensors: dict[str, Tensor] = {}
     for module, update in adapter.layers.items():
-        tensors |= write(module, update, base)
+        tensors |= _low_rank(module, update, format)
+        if format == "comfyui":
+            tensors |= _comfyui_only(module, update, base)
     return tensors, _header(adapter, format)
 
 
-def _scaled_b(update: LayerUpdate) -> Tensor:
-    assert update.b is not None
-    return update.b if update.scale == 1.0 else (update.b.float() * update.scale).to(update.b.dtype)
-
-
-def _official(module: str, update: LayerUpdate, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    name = wan_dit_name(module)
-    if update.a is None:
+def _low_rank(module: str, update: LayerUpdate, format: Format) -> dict[str, Tensor]:
+    """Down, up and, where it is the same in this format, the magnitude."""
+    if update.a is None or update.b is None:
         return {}
-    tensors = {f"{name}.lora_A.default.weight": update.a, f"{name}.lora_B.default.weight": _scaled_b(update)}
-    if update.magnitude is not None:
-        tensors[f"{name}.lora_magnitude_vector.default.weight"] = update.magnitude
-    return tensors
+    name, (down, up, magnitude) = _module(module, format), _PARTS[format]
+    b = update.b if update.scale == 1.0 else (update.b.float() * update.scale).to(update.b.dtype)
+    tensors = {f"{name}.{down}": update.a, f"{name}.{up}": b}
+    return tensors | ({f"{name}.{magnitude}": update.magnitude} if magnitude and update.magnitude is not None else {})
 
 
-def _diffusers(module: str, update: LayerUpdate, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    name = f"transformer.{module}"
-    if update.a is None:
-        return {}
-    tensors = {f"{name}.lora_A.weight": update.a, f"{name}.lora_B.weight": _scaled_b(update)}
-    if update.magnitude is not None:
-        tensors[f"{name}.lora_magnitude_vector"] = update.magnitude
-    return tensors
-
-
-def _comfyui(module: str, update: LayerUpdate, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    name = f"diffusion_model.{wan_dit_name(module) if module else 'head'}"
-    tensors: dict[str, Tensor] = {}
-    if update.a is not None:
-        tensors |= {f"{name}.lora_down.weight": update.a, f"{name}.lora_up.weight": _scaled_b(update)}
+def _comfyui_only(module: str, update: LayerUpdate, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """ComfyUI's magnitude, and the differences that only it knows."""
+    name, tensors = _module(module, "comfyui"), {}
     if update.magnitude is not None:
         ratio = magnitude_ratio(base[f"{module}.weight"], update)
         tensors[f"{name}.dora_scale"] = (update.magnitude.float() / ratio)[:, None]
     suffixes = {"weight": "diff", "bias": "diff_b", "scale_shift_table": "diff_m"}
     return tensors | {f"{name}.{suffixes[place]}": tensor for place, tensor in update.added.items()}
+
+
+def _module(module: str, format: Format) -> str:
+    if format == "diffusers":
+        return f"transformer.{module}"
+    wan = wan_dit_name(module) if module else "head"
+    return f"diffusion_model.{wan}" if format == "comfyui" else wan
 
 
 def _header(adapter: DitAdapter, format: Format) -> dict[str, str]:

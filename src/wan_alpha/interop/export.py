@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from rich.console import Console
 
 from ..models.adapters import AdapterError
-from ..models.alpha_vae import AlphaVAE
 from ..models.base import BaseError, locate_base
 from ..models.lora import merge_adapter
 from .adapter_files import AdapterFiles, find_adapters
@@ -36,11 +35,14 @@ from .dit_adapters import DitAdapter, merge_into, read_dit_adapter
 from .dit_formats import adapter_tensors
 from .naming import wan_name
 from .official_dit import DTYPES
-from .official_vae import export_vae
+from .official_vae import export_vae, load_rgba_vae
 from .wan_dit import dit_to_wan
 from .weights import CheckpointError, refuse_existing, write_weights
 
 NAME = "wan_alpha"
+# What ComfyUI does not read from a file's shapes (its model_detection.py and sd.py).
+COMFYUI_DIT = {"attention_head_dim": 128, "patch_size": [1, 2, 2], "freq_dim": 256, "text_dim": 4096}
+COMFYUI_VAE = {"z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "temperal_downsample": [False, True, True]}
 
 
 def merged_vae(base: str | Path, adapters: Path, decoder: str, dtype: torch.dtype | None = None) -> AutoencoderKLWan:
@@ -52,7 +54,7 @@ def merged_vae(base: str | Path, adapters: Path, decoder: str, dtype: torch.dtyp
         decoder: `rgb` or `alpha`; alpha is the mean of the three decoded channels, mapped from [-1, 1] to [0, 1].
         dtype: of the result; None keeps float32.
     """
-    vae: Any = AlphaVAE.from_pretrained(base, adapters).base  # diffusers' `to` has no types
+    vae: Any = load_rgba_vae(base, adapters).base  # diffusers' `to` has no types
     merge_adapter(vae.decoder, decoder)
     return vae.to(dtype) if dtype else vae
 
@@ -89,20 +91,28 @@ def export_diffusers(base: str | Path, files: AdapterFiles, out: Path, dtype: to
 
 def export_comfyui(base: str | Path, files: AdapterFiles, out: Path, dtype: torch.dtype | None = None) -> list[str]:
     """Files for ComfyUI's folders of the same names, in Wan's own names."""
-    notes = []
     plain = WanTransformer3DModel.from_pretrained(locate_base(base), subfolder="transformer").state_dict()
     transformer, dora = merged_transformer(base, files, dtype)
     tensors, header = adapter_tensors(dora, "comfyui", plain)
     write_weights(out / "loras" / f"{NAME}_dora.safetensors", tensors, header)
     write_weights(out / "diffusion_models" / f"{NAME}.safetensors", dit_to_wan(transformer.state_dict()))
+    notes = unlike("transformer", transformer.config, COMFYUI_DIT)
     for decoder in ("rgb", "alpha"):
         vae = merged_vae(base, _need_vae(files), decoder, dtype)
         if vae.config["is_residual"]:
-            notes = ["the VAE is left out: it is of Wan2.2's form, whose own names are not known here"]
-            break
+            return [*notes, "the VAE is left out: it is of Wan2.2's form, whose own names are not known here"]
+        if decoder == "rgb":
+            notes += unlike("VAE", vae.config, COMFYUI_VAE)
         named = {wan_name(name, vae.config["num_res_blocks"]): t for name, t in vae.state_dict().items()}
         write_weights(out / "vae" / f"{NAME}_{decoder}.safetensors", named)
     return notes
+
+
+def unlike(what: str, config: Mapping[str, Any], granted: Mapping[str, Any]) -> list[str]:
+    """A note if ComfyUI, which reads some sizes from a file and takes others for granted, will not load this one."""
+    found = {key: list(v) if isinstance(v := config[key], tuple) else v for key in granted}
+    other = [f"{key} {found[key]} (there: {value})" for key, value in granted.items() if found[key] != value]
+    return [f"ComfyUI will not load this {what}: {', '.join(other)}"] if other else []
 
 
 def export_official(base: str | Path, files: AdapterFiles, out: Path, dtype: torch.dtype | None = None) -> list[str]:

@@ -17,12 +17,12 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from ..models.adapters import load_adapters, save_adapters
+from ..models.adapters import AdapterError, load_adapters, save_adapters
 from ..models.alpha_vae import AdapterSpec, AlphaVAE
 from ..models.base import load_vae
-from .naming import MERGE, Target, canonical, checkpoint_table
+from .naming import MERGE, Target, canonical, checkpoint_table, wan_name
 from .wan_vae import RELEASED_Z, base_from_wan, check_shapes
-from .weights import CheckpointError, few
+from .weights import CheckpointError, few, read_weights
 
 COPY_TOLERANCE = 1e-3  # largest difference between a copy and the base that still counts as the same weights
 MERGE_DEPTH = 3
@@ -102,6 +102,25 @@ def convert_vae(
         )
     tensors = {target.name: named[key] for key, target in table.items() if target.kind == "adapter"}
     return Converted(vae, spec, tensors, report)
+
+
+def load_rgba_vae(base: str | Path, adapters: Path | None, dtype: torch.dtype = torch.float32) -> AlphaVAE:
+    """`AlphaVAE.from_pretrained`, which also takes the authors' file (`Wan-Alpha-VAE.bin`) as adapters.
+
+    Raises:
+        BaseError, AdapterError: not found, damaged, or do not fit together.
+    """
+    if adapters is None or not adapters.is_file():
+        return AlphaVAE.from_pretrained(base, adapters, dtype=dtype)
+    vae = load_vae(base)
+    weights = {wan_name(name, vae.config["num_res_blocks"]): tensor for name, tensor in vae.state_dict().items()}
+    try:
+        converted = convert_vae(weights, read_weights(adapters))
+    except CheckpointError as error:
+        raise AdapterError(f"adapters: {adapters}: {error}") from error
+    model = AlphaVAE(vae, converted.spec)
+    model.load_adapter_state(converted.tensors)
+    return model.to(dtype).eval()
 
 
 def export_vae(base: str | Path, adapters: str | Path, lora_alpha: float = 1.0) -> dict[str, Tensor]:

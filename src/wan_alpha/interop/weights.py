@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -52,6 +53,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         inside = sorted(map(str, weights))[:5] if isinstance(weights, Mapping) else type(weights).__name__
         raise CheckpointError(f"{path} must hold a flat dict of tensors; it holds {inside}")
     return dict(weights)
+
+
+def weight_names(path: str | Path) -> list[str]:
+    """The names in a weight file, without reading its tensors where the format allows; errors as `read_weights`."""
+    if Path(path).suffix not in SAFETENSORS:
+        return list(read_weights(path))
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged or no weight file: download it again ({error})") from error
 
 
 def write_weights(path: str | Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

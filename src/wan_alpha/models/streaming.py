@@ -60,14 +60,17 @@ def encode_features_chunk(vae: AutoencoderKLWan, video: Tensor, cache: FeatureCa
     return encoder.mid_block(x, feat_cache=cache.features, feat_idx=cache.index)
 
 
-def decode_chunks(vae: AutoencoderKLWan, z: Tensor, decoder: WanDecoder3d | None = None) -> Iterator[Tensor]:
+def decode_chunks(vae: AutoencoderKLWan, z: Tensor) -> Iterator[Tensor]:
     """Decode raw latents (B, z, T', h, w); yields (B, 3, 1, H, W), then (B, 3, 4, H, W) for each further latent frame.
 
-    Unclamped, about [-1, 1].  `decoder` stands in for the VAE's own.
+    Unclamped, about [-1, 1].
     """
-    decoder = decoder or vae.decoder
+    return decoder_chunks(vae, vae.decoder, vae.post_quant_conv(z))
+
+
+def decoder_chunks(vae: AutoencoderKLWan, decoder: WanDecoder3d, z: Tensor) -> Iterator[Tensor]:
+    """`decode_chunks` behind the post-quant convolution, which several decoders may share."""
     cache = FeatureCache(decoder)
-    z = vae.post_quant_conv(z)
     for t in range(z.shape[2]):
         cache.rewind()
         x = decoder(z[:, :, t : t + 1], feat_cache=cache.features, feat_idx=cache.index, first_chunk=t == 0)

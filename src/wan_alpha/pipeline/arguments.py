@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-TEXT_KEYS = ("prompt", "negative_prompt", "image", "prompts", "out", "background")
+TEXT_KEYS = ("prompt", "negative_prompt", "image", "prompts", "distill", "preview", "out", "background")
 
 
 def plain_text(arguments: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -13,10 +14,15 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from ..models.alpha_vae import AlphaVAE
+from ..models.base import spatial_stride
 from ..models.lora import merge_adapter
-from ..models.streaming import decode_chunks
+from ..models.streaming import decoder_chunks
+from ..models.tiny_decoder import TinyDecoder
 from ..rendering import rgb_to_alpha
+from .loading import PreviewError
 from .tiling import decode_tiled, exact_halo
+
+log = logging.getLogger(__name__)
 
 
 class RgbaCodec(nn.Module):
@@ -36,6 +42,7 @@ class RgbaCodec(nn.Module):
         self.merged = merge
         self.tile: int | None = None
         self.halo: int | None = None
+        self.preview: TinyDecoder | None = None
         self.alpha_decoder: WanDecoder3d | None = None
         if merge:
             self.alpha_decoder = copy.deepcopy(vae.base.decoder)
@@ -67,6 +74,23 @@ class RgbaCodec(nn.Module):
         """Decode whole frames again."""
         self.tile = None
 
+    def use_preview(self, decoder: TinyDecoder | None) -> None:
+        """Let `decode` take a tiny decoder instead of the two; None takes them again.
+
+        Raises:
+            PreviewError: it was made for another latent.
+        """
+        base = self.alpha_vae.base
+        wanted = base.config["z_dim"], spatial_stride(base)
+        if decoder is not None and (decoder.z_dim, decoder.spatial_stride) != wanted:
+            raise PreviewError(
+                f"the preview decoder takes latents of {decoder.z_dim} channels and gives {decoder.spatial_stride} "
+                f"pixels a cell; this base has {wanted[0]} and {wanted[1]}: take the file made for it"
+            )
+        if decoder is not None and decoder.channels == 3:
+            log.warning("the preview decoder knows colour alone: its alpha is 1 everywhere")
+        self.preview = None if decoder is None else decoder.to(self.device, self.dtype)
+
     @apply_forward_hook
     @torch.no_grad()
     def encode(self, rgb: Tensor, alpha: Tensor, background: Sequence[float] = (1.0, -1.0, 1.0)) -> Tensor:
@@ -86,21 +110,28 @@ class RgbaCodec(nn.Module):
         self.alpha_vae.check_latent(z)
         _run_offload_hook(self)
         base = self.alpha_vae.base
-        rgb_chunks, grey_chunks = (decode_chunks(base, z, decoder) for decoder in (base.decoder, self.alpha_decoder))
+        z = base.post_quant_conv(z)
+        decoders = (base.decoder, self.alpha_decoder or base.decoder)
+        rgb_chunks, grey_chunks = (decoder_chunks(base, decoder, z) for decoder in decoders)
         for _ in range(z.shape[2]):
             # One after the other: only one decoder's activations are alive at a time.
             with self._adapter("rgb"):
                 rgb = next(rgb_chunks)
             with self._adapter("alpha"):
                 grey = next(grey_chunks)
-            yield rgb.clamp(-1, 1), rgb_to_alpha(grey).clamp(0, 1)
+            yield rgb.clamp_(-1, 1), rgb_to_alpha(grey).clamp_(0, 1)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Raw latent -> rgb (B, 3, T, H, W) in [-1, 1] and alpha (B, 1, T, H, W) in [0, 1], both clamped."""
+        if self.preview is not None:
+            _run_offload_hook(self)
+            pictures = torch.cat(list(self.preview.stream(self.alpha_vae.normalize(z))), dim=2)
+            alpha = pictures[:, 3:] if self.preview.channels == 4 else torch.ones_like(pictures[:, :1])
+            return 2 * pictures[:, :3] - 1, alpha
         if self.tile is None:
-            rgb, alpha = zip(*self.stream(z), strict=True)
-            return torch.cat(rgb, dim=2), torch.cat(alpha, dim=2)
+            chunks = list(self.stream(z))
+            return torch.cat([rgb for rgb, _ in chunks], dim=2), torch.cat([alpha for _, alpha in chunks], dim=2)
         self.alpha_vae.check_latent(z)
         _run_offload_hook(self)
         base = self.alpha_vae.base

@@ -41,11 +41,12 @@ class GenerateConfig:
     task: Literal["t2v", "i2v"]
     base: BaseConfig
     prompt: str | None  # what to show; or give prompts
-    prompts: str | None  # a file: one prompt per line, or JSON
+    prompts: str | None  # bench, transpixeler, or a file: see `evaluation.prompts`
     negative_prompt: str | None  # what guidance leads away from; null: the empty prompt
     image: str | None  # first frame, for task=i2v
     adapters: str | list[str] | None
     distill: str | None  # LightX2V or CausVid LoRA: 4 steps, guidance 1
+    preview: str | None  # a TAEHV file: a tiny decoder, for a quick look
     out: str  # folder of the files
     formats: Annotated[list[Literal["mov", "webm", "mkv", "apng", "webp", "png", "exr", "mp4"]], Len(1)]
     seed: Natural | Annotated[list[Natural], Len(1)]  # several: that many videos of each prompt

@@ -6,6 +6,7 @@ Colour is converted to BT.709, limited range, and the files say so; alpha keeps 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,80 +15,93 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from .pixels import Pixels, even_sides, to_8_bit, to_16_bit
 
-PRORES = {"profile": "4444", "vendor": "apl0", "alpha_bits": "16", "qscale": "5"}
+
+@dataclass(frozen=True)
+class Kind:
+    """How frames get into a file.
+
+    Attributes:
+        container, codec: FFmpeg's names.
+        pixel_format: what the codec gets.
+        options: of the codec.
+        tags: of the container.
+    """
+
+    container: str
+    codec: str
+    pixel_format: str
+    options: Mapping[str, str]
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+PRORES = Kind("mov", "prores_ks", "yuva444p10le",
+              {"profile": "4444", "vendor": "apl0", "alpha_bits": "16", "qscale": "5"},
+              {"movflags": "use_metadata_tags"})  # fmt: skip
 # Alpha needs auto-alt-ref off: libvpx's hidden reference frames and the alpha track do not go together.
-VP9 = {"crf": "12", "b": "0", "auto-alt-ref": "0", "row-mt": "1", "deadline": "good", "cpu-used": "3"}
-FFV1 = {"level": "3", "g": "1", "slices": "4", "slicecrc": "1", "context": "1"}
-H264 = {"crf": "16", "preset": "medium"}
+VP9 = Kind("webm", "libvpx-vp9", "yuva420p", {"crf": "12", "b": "0", "auto-alt-ref": "0", "row-mt": "1",
+                                              "deadline": "good", "cpu-used": "3"})  # fmt: skip
+FFV1 = Kind("matroska", "ffv1", "bgra", {"level": "3", "g": "1", "slices": "4", "slicecrc": "1", "context": "1"})
+H264 = Kind("mp4", "libx264", "yuv420p", {"crf": "16", "preset": "medium"},
+            {"movflags": "use_metadata_tags+faststart"})  # fmt: skip
 
 
 def write_prores(pixels: Pixels, fps: float, file: Path, metadata: Mapping[str, str]) -> None:
     """ProRes 4444 in QuickTime: 10 bit colour without subsampling, 16 bit alpha, straight."""
-    tags = {"movflags": "use_metadata_tags"}
-    with av.open(str(file), "w", format="mov", options=tags) as container:
-        stream = _stream(container, "prores_ks", pixels, fps, "yuva444p10le", PRORES, metadata)
-        for frame in to_16_bit(pixels):
-            container.mux(stream.encode(_bt709(frame, "rgba64le", "yuva444p10le")))
-        container.mux(stream.encode(None))
+    _write(PRORES, to_16_bit(pixels), "rgba64le", fps, file, metadata)
 
 
 def write_vp9(pixels: Pixels, fps: float, file: Path, metadata: Mapping[str, str]) -> None:
     """VP9 in WebM: 8 bit 4:2:0 and an alpha track, straight: what browsers play."""
-    with av.open(str(file), "w", format="webm") as container:
-        stream = _stream(container, "libvpx-vp9", pixels, fps, "yuva420p", VP9, metadata)
-        stream.metadata["alpha_mode"] = "1"
-        for frame in to_8_bit(pixels):
-            container.mux(stream.encode(_bt709(frame, "rgba", "yuva420p")))
-        container.mux(stream.encode(None))
+    _write(VP9, to_8_bit(pixels), "rgba", fps, file, metadata)
 
 
 def write_ffv1(pixels: Pixels, fps: float, file: Path, metadata: Mapping[str, str]) -> None:
     """FFV1 in Matroska: 8 bit RGBA, straight, lossless: for archives and for training."""
-    with av.open(str(file), "w", format="matroska") as container:
-        stream = _stream(container, "ffv1", pixels, fps, "bgra", FFV1, metadata)
-        for frame in to_8_bit(pixels):
-            bgra = np.ascontiguousarray(frame[..., [2, 1, 0, 3]])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(bgra, format="bgra")))
-        container.mux(stream.encode(None))
+    bgra = np.ascontiguousarray(to_8_bit(pixels)[..., [2, 1, 0, 3]])
+    _write(FFV1, bgra, "bgra", fps, file, metadata)
 
 
 def write_h264(pixels: Pixels, fps: float, file: Path, metadata: Mapping[str, str]) -> None:
     """H.264 in MP4 of (T, H, W, 3): no alpha; odd sides get one more row or column."""
-    pixels = even_sides(pixels)
-    tags = {"movflags": "use_metadata_tags+faststart"}
-    with av.open(str(file), "w", format="mp4", options=tags) as container:
-        stream = _stream(container, "libx264", pixels, fps, "yuv420p", H264, metadata)
-        for frame in to_8_bit(pixels):
-            container.mux(stream.encode(_bt709(frame, "rgb24", "yuv420p")))
+    _write(H264, to_8_bit(even_sides(pixels)), "rgb24", fps, file, metadata)
+
+
+def _write(
+    kind: Kind, frames: NDArray[Any], pixel_format: str, fps: float, file: Path, metadata: Mapping[str, str]
+) -> None:
+    """Frames (T, H, W, C) of one pixel format into a file of one kind."""
+    with av.open(str(file), "w", format=kind.container, options=dict(kind.tags)) as container:
+        container.metadata.update(metadata)
+        stream = _stream(container, kind, frames.shape[1:3], fps)
+        for frame in frames:
+            container.mux(stream.encode(_converted(frame, pixel_format, kind.pixel_format)))
         container.mux(stream.encode(None))
 
 
-def _stream(
-    container: Any,
-    codec: str,
-    pixels: Pixels,
-    fps: float,
-    pixel_format: str,
-    options: Mapping[str, str],
-    metadata: Mapping[str, str],
-) -> VideoStream:
-    container.metadata.update(metadata)
-    stream: VideoStream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=dict(options))
-    stream.height, stream.width = pixels.shape[1:3]
-    stream.pix_fmt = pixel_format
+def _stream(container: Any, kind: Kind, size: tuple[int, ...], fps: float) -> VideoStream:
+    rate = Fraction(fps).limit_denominator(1001)
+    stream: VideoStream = container.add_stream(kind.codec, rate=rate, options=dict(kind.options))
+    stream.height, stream.width = size
+    stream.pix_fmt = kind.pixel_format
     context = stream.codec_context
-    context.thread_count = 1 if codec == "ffv1" else 0
-    if pixel_format.startswith("yuv"):
+    context.thread_count = 1 if kind is FFV1 else 0
+    if kind.pixel_format.startswith("yuv"):
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    if kind is VP9:
+        stream.metadata["alpha_mode"] = "1"
     return stream
 
 
-def _bt709(frame: Any, source: str, target: str) -> av.VideoFrame:
+def _converted(frame: NDArray[Any], source: str, target: str) -> av.VideoFrame:
+    """A frame as the codec wants it: YUV is BT.709, limited range."""
     picture = av.VideoFrame.from_ndarray(frame, format=source)
+    if source == target:
+        return picture
     # One thread: swscale's slice threads race now and then and damage rows, alpha above all.
     converted = picture.reformat(
         format=target,

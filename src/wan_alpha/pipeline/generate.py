@@ -61,7 +61,8 @@ def load(config: GenerateConfig, console: Console) -> AlphaWanPipeline:
     dtype = default if config.dtype == "auto" else getattr(torch, config.dtype)
     disable_progress_bar()  # of parts and weights: the status line is enough
     with console.status(f"loading {config.base.name}"):
-        options: dict[str, Any] = {"merge": config.merge, "distill": config.distill, "dtype": dtype}
+        options: dict[str, Any] = {"merge": config.merge, "distill": config.distill, "preview": config.preview,
+                                   "dtype": dtype}  # fmt: skip
         pipe = AlphaWanPipeline.from_pretrained(config.base.path, config.adapters, **options)
         if config.tile is not None:
             pipe.vae.enable_tiling(config.tile)

@@ -8,17 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.prompts import PromptError, load_prompts
 from .config import GenerateConfig
 from .names import safe_name
 from .video import FORMATS, OutputError
 
 # Where a video's settings differ from those it would be made with now, these keys decide.
-DECISIVE = ("task", "base", "negative_prompt", "image", "adapters", "distill", "num_frames", "height", "width",
-            "num_inference_steps", "guidance_scale", "shift", "fps", "edges")  # fmt: skip
-
-
-class PromptError(ValueError):
-    """There is no prompt, or a list of prompts cannot be read."""
+DECISIVE = ("task", "base", "negative_prompt", "image", "adapters", "distill", "preview", "num_frames", "height",
+            "width", "num_inference_steps", "guidance_scale", "shift", "fps", "edges")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ def plan(config: GenerateConfig) -> list[Job]:
         PromptError: no prompt, an empty one, or two that would get the same name.
     """
     given = [("", config.prompt)] if config.prompt is not None else []
-    given += read_prompts(Path(config.prompts)) if config.prompts else []
+    given += read_prompts(config.prompts) if config.prompts else []
     if not given:
         raise PromptError('no prompt: give prompt="..." or prompts=FILE')
     seeds = config.seed if isinstance(config.seed, list) else [config.seed]
@@ -67,26 +64,15 @@ def plan(config: GenerateConfig) -> list[Job]:
     return list(jobs.values())
 
 
-def read_prompts(file: Path) -> list[tuple[str, str]]:
-    """(id, prompt) of a list: JSON {id: prompt} or [prompt, ...], else one prompt per line without ids.
+def read_prompts(source: str) -> list[tuple[str, str]]:
+    """(id, prompt) of a list, see `load_prompts`; without ids of its own, a prompt names its files itself: id "".
 
     Raises:
         PromptError: it cannot be read, is empty, or an id is no file name.
     """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        content = json.loads(text) if file.suffix.lower() == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
-        raise PromptError(f"prompts={file}: cannot be read ({error})") from error
-    rows = [(str(key), value) for key, value in content.items()] if isinstance(content, dict) else [
-        ("", value) for value in content]  # fmt: skip
-    if wrong := [value for _, value in rows if not isinstance(value, str)]:
-        raise PromptError(f"prompts={file}: expected texts, found {wrong[0]!r}")
-    if odd := [identity for identity, _ in rows if identity and safe_name(identity) != identity.lower()]:
-        raise PromptError(f"prompts={file}: id {odd[0]!r} cannot be a file name; use letters, digits and hyphens")
-    found = [(identity, prompt.strip()) for identity, prompt in rows if prompt.strip()]
-    if not found:
-        raise PromptError(f"prompts={file}: holds no prompt")
+    found = [("" if prompt.numbered else prompt.id, prompt.text) for prompt in load_prompts(source)]
+    if odd := [identity for identity, _ in found if identity and safe_name(identity) != identity.lower()]:
+        raise PromptError(f"prompts={source}: id {odd[0]!r} cannot be a file name; use letters, digits and hyphens")
     return found
 
 

@@ -1,13 +1,36 @@
-"""A base to generate with must be complete; one that is missing says where to get it and how large it is."""
+"""A base to generate with must be complete; one that is missing says where to get it and how large it is.
+
+A preview decoder must fit the base.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from ..interop.weights import CheckpointError, read_weights
 from ..models.base import HUB, BaseError, locate_base
+from ..models.tiny_decoder import TinyDecoder
 
 # transformer + UMT5-XXL text encoder + VAE: parameters x 4 bytes, as the float32 releases hold them
 SIZES_GB = {"wan2.1-1.3b": 29, "wan2.1-14b": 80, "wan2.2-5b": 46}
+
+
+class PreviewError(ValueError):
+    """A preview decoder cannot be read, or belongs to another base."""
+
+
+def load_preview(path: str | Path) -> TinyDecoder:
+    """A tiny decoder from a TAEHV file.
+
+    Raises:
+        PreviewError: it cannot be read, or is something else.
+    """
+    try:
+        return TinyDecoder.from_weights(read_weights(path))
+    except CheckpointError as error:
+        raise PreviewError(f"preview: {error}") from error
+    except ValueError as error:
+        raise PreviewError(f"preview={path}: {error}; for Wan2.1 take TAEHV's taew2_1 file") from error
 
 
 def locate_pipeline(base: str | Path) -> str:

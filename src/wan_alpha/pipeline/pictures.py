@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -20,34 +21,18 @@ SEQUENCE_METADATA = "video.json"
 
 def write_apng(pixels: Pixels, fps: float, file: Path, metadata: Mapping[str, str]) -> None:
     """APNG: 8 bit, straight, lossless, endless."""
-    first, *rest = _images(pixels)
-    first.save(
-        file,
-        format="PNG",
-        save_all=True,
-        append_images=rest,
-        duration=list(durations(len(pixels), fps)),
-        loop=0,
-        blend=PngImagePlugin.Blend.OP_SOURCE,
-        pnginfo=_text_chunks(metadata),
-    )
+    _write_animation(pixels, fps, file, "PNG", blend=PngImagePlugin.Blend.OP_SOURCE, pnginfo=_text_chunks(metadata))
 
 
 def write_webp(pixels: Pixels, fps: float, file: Path, metadata: Mapping[str, str]) -> None:
     """Animated WebP: 8 bit, straight; colour at quality 92, alpha lossless, endless."""
+    _write_animation(pixels, fps, file, "WEBP", quality=92, alpha_quality=100, method=4, exif=_exif(metadata))
+
+
+def _write_animation(pixels: Pixels, fps: float, file: Path, format: str, **options: Any) -> None:
     first, *rest = _images(pixels)
-    first.save(
-        file,
-        format="WEBP",
-        save_all=True,
-        append_images=rest,
-        duration=list(durations(len(pixels), fps)),
-        loop=0,
-        quality=92,
-        alpha_quality=100,
-        method=4,
-        exif=_exif(metadata),
-    )
+    beat = list(durations(len(pixels), fps))
+    first.save(file, format=format, save_all=True, append_images=rest, duration=beat, loop=0, **options)
 
 
 def write_png_frames(pixels: Pixels, fps: float, folder: Path, metadata: Mapping[str, str]) -> None:

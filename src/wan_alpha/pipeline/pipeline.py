@@ -19,14 +19,14 @@ from transformers import CLIPVisionModel, UMT5EncoderModel
 from ..interop.adapter_files import DIT_FILES, AdapterFiles, AdapterPaths, find_adapters
 from ..interop.dit_adapters import merge_into, read_dit_adapter
 from ..interop.dit_formats import adapter_tensors
+from ..interop.official_vae import load_rgba_vae
 from ..interop.weights import CheckpointError
 from ..models.adapters import AdapterError
-from ..models.alpha_vae import AlphaVAE
-from ..models.base import SizeError
+from ..models.base import SizeError, spatial_stride
 from ..models.image_encoder import ImageEncoder
 from .codec import RgbaCodec
 from .image_to_video import FirstFrame, condition, conditioned
-from .loading import locate_pipeline, missing_base
+from .loading import load_preview, locate_pipeline, missing_base
 from .schedules import DISTILLED_SHIFT, DISTILLED_STEPS, distilled_sigmas, explicit_sigmas, flow_shift
 from .video import Video
 
@@ -68,6 +68,7 @@ class AlphaWanPipeline(WanPipeline):
         adapters: AdapterPaths = "tiny",
         merge: bool = True,
         distill: str | Path | None = None,
+        preview: str | Path | None = None,
         dtype: torch.dtype = torch.float32,
         vae_dtype: torch.dtype = torch.float32,
         **components: Any,
@@ -80,6 +81,7 @@ class AlphaWanPipeline(WanPipeline):
             merge: fold all adapters into the weights (in float32, then cast): no extra cost per step.  False keeps
                 them apart, to be switched by diffusers' own functions.
             distill: LightX2V or CausVid LoRA, added after the DoRA; then 4 steps without guidance are the default.
+            preview: a TAEHV file: its tiny decoder instead of the two, for a quick look.
             dtype: of transformer and text encoder; bfloat16 on a GPU.
             vae_dtype: of the VAE.
             components: parts to use instead of the base's (`scheduler=`, `transformer=`, ...).
@@ -87,13 +89,15 @@ class AlphaWanPipeline(WanPipeline):
         Raises:
             BaseError: no such base; says where to get it and how large it is.
             AdapterError: the adapters are missing, damaged or made for another base.
+            PreviewError: the preview decoder likewise.
         """
         files = find_adapters(adapters)
         if distill is not None:
             files = AdapterFiles(files.vae, files.dit, Path(distill))
         where = locate_pipeline(base)
-        vae = AlphaVAE.from_pretrained(base, files.vae, dtype=vae_dtype)
         components = {"image_encoder": None, "image_processor": None} | components
+        tiny = None if preview is None else load_preview(preview)
+        vae = load_rgba_vae(base, files.vae, vae_dtype)
         try:
             pipe = super().from_pretrained(where, vae=vae.base, dtype=dtype, **components)
         except (OSError, ValueError) as error:
@@ -102,9 +106,11 @@ class AlphaWanPipeline(WanPipeline):
         if pipe.transformer.config.image_dim is not None and pipe.image_encoder is None:
             image = ImageEncoder.from_pretrained(where)
             pipe.register_modules(image_encoder=image.encoder, image_processor=image.processor)
+        pipe.vae.use_preview(tiny)
         pipe._put_on(files, merge)
         # Names only: files travel, and the folders of whoever made them are nobody's business.
-        used = {"vae": files.vae, "dit": files.dit, "distill": files.distill}
+        used = {"vae": files.vae, "dit": files.dit, "distill": files.distill,
+                "preview": None if preview is None else Path(preview)}  # fmt: skip
         pipe.adapters = {"base": Path(base).name} | {k: _short(v) for k, v in used.items() if v is not None}
         return pipe
 
@@ -225,8 +231,8 @@ class AlphaWanPipeline(WanPipeline):
 
     @property
     def fps(self) -> float:
-        """Frames per second that the base was trained for: 16, or 24 for Wan2.2's 5B."""
-        return 24.0 if self.vae.config.z_dim == 48 else 16.0
+        """Frames per second that the base was trained for: 16, or 24 for Wan2.2's 5B, which alone has 16x16 cells."""
+        return 24.0 if spatial_stride(self.vae.alpha_vae.base) == 16 else 16.0
 
     def prepare_latents(self, batch_size: int, num_channels_latents: int = 16, *args: Any, **kwargs: Any) -> Tensor:
         """An image-to-video transformer has more input channels than a latent; only the latent's are noise."""
