@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,27 @@ def test_one_frame_is_a_video_too(tmp_path: Path) -> None:
     video = disc(frames=1)
     for name, kind in FORMATS.items():
         assert video.save(tmp_path / f"{name}{kind.suffix}", format=name).exists()
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_every_file_says_how_it_was_made(tmp_path: Path, name: str) -> None:
+    """Prompt, seed and adapters, in any language, as another program finds them."""
+    video = replace(
+        disc(frames=2), metadata={"prompt": "一只鹦鹉; fire = hot", "seed": 2**40, "dit": "t2v.safetensors"}
+    )
+    file = video.save(tmp_path / f"out{FORMATS[name].suffix}", format=name)
+    if name in ("mov", "webm", "mkv", "mp4"):
+        text = probe(file)["tags"]["comment"]  # type: ignore[index]
+    elif name in ("apng", "png"):
+        with Image.open(file if name == "apng" else file / "00001.png") as image:
+            text = image.info["comment"]
+    elif name == "webp":
+        with Image.open(file) as image:
+            text = json.loads(image.getexif()[0x010E])["comment"]
+    else:
+        text = json.loads((file / "video.json").read_text(encoding="utf-8"))["comment"]
+    assert json.loads(text) == {"made_with": "wan-alpha", **about}
 
 
 # ----- bad input -----------------------------------------------------------------------------------------------------

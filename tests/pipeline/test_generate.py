@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -127,6 +129,14 @@ def test_other_settings_do_not_pass_for_the_same_video(config: GenerateConfig) -
     (folder.parent / "a-parrot-s0.json").unlink()
     with pytest.raises(OutputError, match="nothing says how it was made"):
         generate(config, QUIET)
+
+
+def test_one_bar_counts_the_steps_of_all_batches(config: GenerateConfig) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    generate(replace(config, prompt="a parrot", seed=[0, 1]), console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"a parrot.*4/4.*steps", shown)
+    assert "a-parrot-s1-png" in shown
 
 
 def test_edges_are_cleaned_and_may_be_left_alone(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -343,6 +343,16 @@ def test_missing_bases_say_where_to_get_one_and_how_large_it_is(wan21: Path, tmp
         AlphaWanPipeline.from_pretrained(tmp_path / "nowhere", None)
 
 
+def test_a_known_base_that_cannot_be_fetched_is_named_with_its_size(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(BaseError, match=r"'wan2\.1-14b', about 80 GB, cannot be loaded from Wan-AI/.*`hf download"):
+        AlphaWanPipeline.from_pretrained("wan2.1-14b", None)
+    assert "80 GB, is fetched from the hub" in caplog.text
+
+
 def test_adapters_that_do_not_fit(small_base: Path, small_adapters: Path, tmp_path: Path) -> None:
     other = random_pipeline(tmp_path / "other", added_kv_proj_dim=24, image_dim=8)
     dora = random_dora(other, tmp_path / "dora.safetensors")

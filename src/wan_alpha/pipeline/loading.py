@@ -5,11 +5,14 @@ A preview decoder must fit the base.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from ..interop.weights import CheckpointError, read_weights
 from ..models.base import HUB, BaseError, locate_base
 from ..models.tiny_decoder import TinyDecoder
+
+log = logging.getLogger(__name__)
 
 # transformer + UMT5-XXL text encoder + VAE: parameters x 4 bytes, as the float32 releases hold them
 SIZES_GB = {"wan2.1-1.3b": 29, "wan2.1-14b": 80, "wan2.2-5b": 46}
@@ -49,6 +52,9 @@ def locate_pipeline(base: str | Path) -> str:
                 f"base {str(base)!r} at {folder} has no {', '.join(parts)}: to generate, a base needs all five "
                 f"folders of diffusers' layout. {_where_to_get()}"
             )
+    else:
+        size = f", {SIZES_GB[str(base)]} GB" if str(base) in SIZES_GB else ""
+        log.warning("base %s: %s%s, is fetched from the hub unless it is there already", base, where, size)
     return where
 
 

@@ -97,9 +97,11 @@ class AlphaWanPipeline(WanPipeline):
         where = locate_pipeline(base)
         components = {"image_encoder": None, "image_processor": None} | components
         tiny = None if preview is None else load_preview(preview)
-        vae = load_rgba_vae(base, files.vae, vae_dtype)
         try:
+            vae = load_rgba_vae(base, files.vae, vae_dtype)
             pipe = super().from_pretrained(where, vae=vae.base, dtype=dtype, **components)
+        except AdapterError:
+            raise
         except (OSError, ValueError) as error:
             raise missing_base(base, error) from error
         pipe.register_modules(vae=RgbaCodec(vae, merge))  # only now: diffusers loads models of its own classes only
