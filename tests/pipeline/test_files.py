@@ -158,9 +158,8 @@ def test_one_frame_is_a_video_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_every_file_says_how_it_was_made(tmp_path: Path, name: str) -> None:
     """Prompt, seed and adapters, in any language, as another program finds them."""
-    video = replace(
-        disc(frames=2), metadata={"prompt": "一只鹦鹉; fire = hot", "seed": 2**40, "dit": "t2v.safetensors"}
-    )
+    about = {"prompt": "一只鹦鹉; fire = hot", "seed": 2**40, "dit": "t2v.safetensors"}
+    video = replace(disc(frames=2), metadata=about)
     file = video.save(tmp_path / f"out{FORMATS[name].suffix}", format=name)
     if name in ("mov", "webm", "mkv", "mp4"):
         text = probe(file)["tags"]["comment"]  # type: ignore[index]
