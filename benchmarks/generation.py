@@ -114,6 +114,8 @@ def main() -> None:
     if args.device == "cpu":
         torch.set_num_threads(1)
     machine = torch.cuda.get_device_name() if args.device == "cuda" else "1 CPU core"
+    if args.measure == "counted":
+        args.device, machine, args.turns = "meta", "none: counted, not run", 0
     model = {"clip": "tiny", "counted": "full"}.get(args.measure, args.model)
     name = f"generation_{args.measure}_{model}_{args.dtype}_{args.device}.json"
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
