@@ -76,6 +76,8 @@ def test_webp_keeps_alpha_exactly_and_the_beat(tmp_path: Path) -> None:
             found.append(np.asarray(image.convert("RGBA")) / 255)
             durations.append(image.info["duration"])
         assert json.loads(image.getexif()[0x010E])["title"] == "a disc"
+    content = file.read_bytes()
+    assert content[content.index(b"EXIF") + 8 :][:4] in (b"II*\0", b"MM\0*")  # TIFF at once, without JPEG's prefix
     wanted = video.pixels()
     assert np.abs(np.stack(found)[..., 3] - wanted[..., 3]).max() <= 0.5 / 255 + 1e-6
     assert psnr(visible(np.stack(found)), visible(wanted)) > 35

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ..models.adapters import AdapterError
 from ..models.base import BaseError
-from ..pipeline.loading import PreviewError
+from ..pipeline.loading import PreviewError, quiet_loading
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +51,7 @@ def serve(args: argparse.Namespace, console: Console) -> None:
     from ..pipeline.pipeline import AlphaWanPipeline
     from .studio import Studio
 
+    quiet_loading()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with console.status(f"loading {args.base}"):
         dtype = torch.bfloat16 if device == "cuda" else torch.float32

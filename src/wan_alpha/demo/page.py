@@ -22,6 +22,8 @@ CSS = """
 #preview .stage { display: flex; justify-content: center; align-items: center; border-radius: 8px; padding: 12px;
                   min-height: 240px; }
 #preview img { width: min(100%, 560px); max-height: 38vh; object-fit: contain; }
+/* Gradio spreads a few pictures over the whole width and cuts what is higher than the gallery. */
+#history .grid-container { grid-template-columns: repeat(8, minmax(80px, 1fr)); }
 #preview .empty { color: #555; background: #fff8; padding: 8px 14px; border-radius: 6px; }
 footer { display: none !important; }
 """

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils.logging import disable_progress_bar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .config import GenerateConfig
 from .image_to_video import ImageError
 from .jobs import Job, missing_files, plan, write_record
+from .loading import quiet_loading
 from .pipeline import AlphaWanPipeline
 from .video import OutputError
 
@@ -59,7 +59,7 @@ def load(config: GenerateConfig, console: Console) -> AlphaWanPipeline:
         raise DeviceError("device=cuda: no CUDA device here; take device=cpu or device=auto")
     default = torch.bfloat16 if device == "cuda" else torch.float32
     dtype = default if config.dtype == "auto" else getattr(torch, config.dtype)
-    disable_progress_bar()  # of parts and weights: the status line is enough
+    quiet_loading()
     with console.status(f"loading {config.base.name}"):
         options: dict[str, Any] = {"merge": config.merge, "distill": config.distill, "preview": config.preview,
                                    "dtype": dtype}  # fmt: skip

@@ -8,6 +8,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from diffusers.utils.logging import disable_progress_bar as disable_parts_bar
+from transformers.utils.logging import disable_progress_bar as disable_weights_bar
+
 from ..interop.weights import CheckpointError, read_weights
 from ..models.base import HUB, BaseError, locate_base
 from ..models.tiny_decoder import TinyDecoder
@@ -34,6 +37,12 @@ def load_preview(path: str | Path) -> TinyDecoder:
         raise PreviewError(f"preview: {error}") from error
     except ValueError as error:
         raise PreviewError(f"preview={path}: {error}; for Wan2.1 take TAEHV's taew2_1 file") from error
+
+
+def quiet_loading() -> None:
+    """No bars of the libraries for parts and weights: one status line of ours is enough."""
+    disable_parts_bar()
+    disable_weights_bar()
 
 
 def locate_pipeline(base: str | Path) -> str:

@@ -72,10 +72,11 @@ def _text_chunks(metadata: Mapping[str, str]) -> PngImagePlugin.PngInfo:
     return info
 
 
-def _exif(metadata: Mapping[str, str]) -> Image.Exif:
+def _exif(metadata: Mapping[str, str]) -> bytes:
+    """A TIFF header at once, as WebP wants it: the prefix is JPEG's, and strict readers stop at it."""
     exif = Image.Exif()
     exif[_IMAGE_DESCRIPTION] = json.dumps(dict(metadata))
-    return exif
+    return exif.tobytes().removeprefix(b"Exif\x00\x00")
 
 
 def _describe(folder: Path, count: int, fps: float, metadata: Mapping[str, str], alpha: str, colour: str) -> None:
