@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -55,7 +56,7 @@ def serve(args: argparse.Namespace, console: Console) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with console.status(f"loading {args.base}"):
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        options = {"distill": args.distill, "preview": args.preview, "dtype": dtype}
+        options: dict[str, Any] = {"distill": args.distill, "preview": args.preview, "dtype": dtype}
         pipe = AlphaWanPipeline.from_pretrained(args.base, args.adapters, **options).to(device)
         pipe.set_progress_bar_config(disable=True)
     steps, guidance = (4, 1.0) if pipe.few_step else (20, 5.0)

@@ -71,7 +71,8 @@ def _low_rank(module: str, update: LayerUpdate, format: Format) -> dict[str, Ten
 
 def _comfyui_only(module: str, update: LayerUpdate, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """ComfyUI's magnitude, and the differences that only it knows."""
-    name, tensors = _module(module, "comfyui"), {}
+    name = _module(module, "comfyui")
+    tensors: dict[str, Tensor] = {}
     if update.magnitude is not None:
         ratio = magnitude_ratio(base[f"{module}.weight"], update)
         tensors[f"{name}.dora_scale"] = (update.magnitude.float() / ratio)[:, None]
