@@ -111,7 +111,8 @@ def trimap(frame: NDArray[np.uint8], subject: Alpha) -> Alpha:
     if subject.max() > 0.9 and subject.min() <= 0.5:  # else there is nothing to tell apart
         cv2.setRNGSeed(0)
         picture = np.ascontiguousarray(frame[..., ::-1])
-        cv2.grabCut(picture, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
+        models = np.zeros((1, 65)), np.zeros((1, 65))
+        cv2.grabCut(picture, marks, None, *models, 5, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
     inside = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
     half = max(1, round(BAND * min(subject.shape)))
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * half + 1, 2 * half + 1))

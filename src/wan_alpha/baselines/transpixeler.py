@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import CogVideoXDPMScheduler, CogVideoXPipeline
+from diffusers import CogVideoXDPMScheduler
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
+from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -82,7 +83,7 @@ def _placed(norm: nn.Module | None, x: Tensor, text: int, rotary: tuple[Tensor, 
     x = x if norm is None else norm(x)
     if rotary is None:
         return x
-    video = apply_rotary_emb(x[:, :, text:], rotary)
+    video = apply_rotary_emb(x[:, :, text:], rotary)  # type: ignore[arg-type]
     assert isinstance(video, Tensor)
     return torch.cat([x[:, :, :text], video], dim=2)
 
@@ -108,7 +109,7 @@ def pair_cogvideox(transformer: CogVideoXTransformer3DModel, rank: int, alpha: f
     transformer.set_attn_processor(PairedProcessor(layout))  # type: ignore[arg-type]
     trained = {f"{name}.{half}.weight": getattr(layer, half).weight
                for name, layer in added.items() for half in ("lora_A", "lora_B")}  # fmt: skip
-    return trained | {DOMAIN: parts.patch_embed.vector}  # type: ignore[dict-item]
+    return trained | {DOMAIN: parts.patch_embed.vector}
 
 
 @torch.no_grad()
@@ -153,7 +154,7 @@ class TransPixelerPipeline(CogVideoXPipeline):
         """Noise of both halves, (B, 2 T', z, h, w); the last of `shape` are given latents, of both halves."""
         *shape_, given = shape
         if given is not None:
-            return super().prepare_latents(*shape_, given)
+            return super().prepare_latents(*shape_, given)  # type: ignore[call-arg]
         return torch.cat([super(TransPixelerPipeline, self).prepare_latents(*shape_) for _ in range(2)], dim=1)
 
     def _prepare_rotary_positional_embeddings(

@@ -41,7 +41,7 @@ class WanSampler:
         codec: Codec | None = None,
     ) -> None:
         self.sampling, self.device, self.dtype = sampling, torch.device(device), dtype
-        self.transformer = load_transformer(base, dtype).to(device)
+        self.transformer = load_transformer(base, dtype).to(device)  # type: ignore[arg-type]
         self.text = TextEncoder.from_pretrained(base, dtype).to(device)
         self.scheduler = load_scheduler(base)
         self.codec: Codec = (codec or ColourCodec(load_vae(base))).to(device)

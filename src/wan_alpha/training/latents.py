@@ -92,7 +92,7 @@ def load_or_encode(file: Path, key: str, encode: Any) -> Bank:
     if file.exists():
         with safe_open(file, framework="pt") as handle:
             header = handle.metadata() or {}
-            if header.get("key") == key:
+            if header.get("key") == key and set(TENSORS) <= set(handle.keys()):
                 tensors = (handle.get_tensor(name) for name in TENSORS)
                 return Bank(*tensors, *(json.loads(header[name]) for name in LISTS))
     bank = encode()

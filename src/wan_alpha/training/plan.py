@@ -254,7 +254,8 @@ def _image_encoder(config: RunConfig) -> tuple[int, int]:
     arguments = _arguments(Path(locate_base(config.base.path)) / "image_encoder")
     with torch.device("meta"):
         encoder = CLIPVisionModel(CLIPVisionConfig(**arguments))
-    return (encoder.config.image_size // encoder.config.patch_size) ** 2 + 1, bytes_of(encoder)
+    side = int(encoder.config.image_size) // int(encoder.config.patch_size)  # type: ignore[arg-type]
+    return side**2 + 1, bytes_of(encoder)
 
 
 def _arguments(folder: Path) -> dict[str, Any]:

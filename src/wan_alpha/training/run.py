@@ -55,7 +55,7 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     # Deterministic mode also fills every new tensor with NaN, a tenth of a small model's step; nothing here reads them.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     pl.seed_everything(config.seed, workers=True, verbose=False)
     module = build_module(config)
     data = build_data(config, module)
