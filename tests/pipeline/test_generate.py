@@ -20,6 +20,8 @@ from rich.console import Console
 
 from wan_alpha.command import validated
 from wan_alpha.evaluation.prompts import load_prompts
+from wan_alpha.interop.weights import write_weights
+from wan_alpha.models.tiny_decoder import TinyDecoder
 from wan_alpha.pipeline import generate as module
 from wan_alpha.pipeline.arguments import plain_text
 from wan_alpha.pipeline.config import GenerateConfig
@@ -266,6 +268,15 @@ def test_ctrl_c_leaves_complete_files_and_says_how_to_go_on(config: GenerateConf
     finished = sorted(p.name for p in out.glob("*.mkv"))
     assert 1 <= len(finished) < 8
     assert not list(out.glob(".*"))
+
+
+def test_a_preview_is_loaded_and_does_not_pass_for_the_video(config: GenerateConfig, tmp_path: Path) -> None:
+    write_weights(tmp_path / "tiny.safetensors", TinyDecoder(4, (8, 6, 5, 4), channels=4).state_dict())
+    quick = replace(config, prompt="a", preview=str(tmp_path / "tiny.safetensors"))
+    assert LOAD(quick, QUIET).vae.preview is not None
+    generate(replace(config, prompt="a"), QUIET)
+    with pytest.raises(OutputError, match="made otherwise: preview was None, now"):
+        generate(quick, QUIET)
 
 
 def test_unwritable_out_and_absent_device_are_refused(config: GenerateConfig, tmp_path: Path) -> None:
