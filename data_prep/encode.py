@@ -26,6 +26,7 @@ from rich.progress import track
 
 from data_prep.cli import parse, told
 from data_prep.encoder import DTYPES, Encoder, Job, Options
+from data_prep.engine import end_with_parent
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.latents import MANIFEST, SCHEMA_VERSION
 from wan_alpha.data.source import SPLITS
@@ -68,7 +69,7 @@ def encode(options: Options) -> dict[str, Any]:
 
 def _in_processes(options: Options, devices: list[str], jobs: list[Job]) -> None:
     """One process for each device, the shards dealt out among them."""
-    pools = [ProcessPoolExecutor(1, get_context("spawn")) for _ in devices]
+    pools = [ProcessPoolExecutor(1, get_context("spawn"), end_with_parent) for _ in devices]
     try:
         futures: list[Future[str]] = [
             pools[number % len(pools)].submit(_encode, options, devices[number % len(pools)], job)

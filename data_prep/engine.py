@@ -13,8 +13,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -113,13 +116,31 @@ class LocalProcesses:
 
     def _started(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self.workers, get_context("spawn"), one_thread)
+            self._pool = ProcessPoolExecutor(self.workers, get_context("spawn"), _as_worker)
         return self._pool
 
     def close(self) -> None:
         """End the processes; what was on its way is dropped."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+def _as_worker() -> None:
+    one_thread()
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Let this worker process end when the one that started it does, however: killed, it would leave it waiting for
+    ever, or writing where the next run writes."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _exit_after(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
 
 
 class RayCluster:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from wan_alpha.data.media import read_frames, write_ffv1, write_x264
 from wan_alpha.data.shards import ShardSource
 
 NUM_CLIPS = 7
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,38 @@ def test_a_start_of_ray_that_fails_leaves_nothing_running(monkeypatch: pytest.Mo
     with pytest.raises(DataError, match="Ray does not start here"), engine.open_engine("ray", workers=1):
         pass
     assert [part.wait(60) for part in parts] == [-signal.SIGKILL] * engine.RAY_ATTEMPTS
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process that is nobody's child any more is gone, or waits to be buried."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux which processes there are")
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    script = """if True:
+        import time
+        from data_prep.engine import LocalProcesses
+        processes = LocalProcesses(1)
+        print(*set(processes.map(eval, ["__import__('os').getpid()"] * 2)), flush=True)
+        time.sleep(600)
+    """
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    assert not has_ended(worker)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    for _ in range(1000):
+        if has_ended(worker):
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("the worker waits for a parent that is no more")
 
 
 @pytest.mark.parametrize("codec", ["ffv1", "x264"])
