@@ -136,6 +136,23 @@ def test_a_description_that_says_nothing_is_refused(
         AlphaVAE.from_pretrained(wan22, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("part", "content", "named"),
+    [
+        ("spec", None, "spec is None"),
+        ("base", {"layout": {}}, "base has no 'fingerprint'"),
+    ],
+)
+def test_a_description_with_other_content_is_refused(
+    part: str, content: object, named: str, wan22: Path, trained: AlphaVAE, tmp_path: Path
+) -> None:
+    trained.save_adapters(tmp_path)
+    description = json.loads((tmp_path / "adapters.json").read_text())
+    (tmp_path / "adapters.json").write_text(json.dumps(description | {part: content}))
+    with pytest.raises(AdapterError, match=rf"damaged: adapters.json: .*{named}"):
+        AlphaVAE.from_pretrained(wan22, tmp_path)
+
+
 def test_tensors_that_do_not_belong_are_named(wan22: Path, trained: AlphaVAE, tmp_path: Path) -> None:
     state = trained.adapter_state()
     first = next(iter(state))

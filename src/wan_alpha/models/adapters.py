@@ -104,10 +104,16 @@ def load_adapters(adapters: str | Path, vae: AutoencoderKLWan, kind: str = ALPHA
         raise AdapterError(
             f"adapters in {directory} are damaged: {DESCRIPTION} has no {' and no '.join(sorted(missing))}"
         )
-    made_for, have = description["base"]["layout"], layout(vae)
+    try:
+        made_for, made_with = description["base"]["layout"], description["base"]["fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise AdapterError(f"adapters in {directory} are damaged: {DESCRIPTION}: base has no {error}") from error
+    if not isinstance(description["spec"], dict):
+        raise AdapterError(f"adapters in {directory} are damaged: {DESCRIPTION}: spec is {description['spec']!r}")
+    have = layout(vae)
     differing = [f"{k}: adapters {made_for.get(k)}, base {have[k]}" for k in have if made_for.get(k) != have[k]]
     if differing:
         raise AdapterError(f"adapters in {directory} were made for another base: {'; '.join(differing)}")
-    if description["base"]["fingerprint"] != fingerprint(vae):
+    if made_with != fingerprint(vae):
         log.warning("adapters in %s were trained on a base with other weights in the same layout", directory)
     return Adapters(tensors, description["spec"])

@@ -14,7 +14,7 @@ from ..baselines.four_channel import FourChannelSpec, FourChannelVAE
 from ..baselines.latent_offset import LatentOffsetSpec, LatentOffsetVAE
 from ..losses.alpha import AlphaVAELoss
 from ..losses.diffusion_prior import DiffusionPrior
-from ..models.adapters import load_adapters
+from ..models.adapters import AdapterError, load_adapters
 from ..models.alpha_vae import AdapterSpec, AlphaVAE
 from ..models.base import check_size, load_vae, spatial_stride, temporal_stride
 from ..models.dit import load_transformer
@@ -85,8 +85,28 @@ def build_rgba_vae(config: RunConfig) -> RgbaVAE:
         assert isinstance(model, FourChannelConfig)
         vae = FourChannelVAE(base, FourChannelSpec(model.kl_weight), checkpointing)
     if model.init_from is not None:
-        vae.load_adapter_state(load_adapters(model.init_from, vae.base, vae.kind).tensors)
+        start_from(vae, model.init_from)
     return vae
+
+
+def start_from(vae: RgbaVAE, adapters: str) -> None:
+    """Load trained adapters into a fresh model of the same shape.
+
+    Raises:
+        AdapterError: another rank, scale or depth.  With another scale the tensors would fit, and mean something else.
+    """
+    loaded = load_adapters(adapters, vae.base, vae.kind)
+    keys = {
+        "rank": "model.lora.rank",
+        "lora_alpha": "model.lora.alpha",
+        "residual_blocks": "model.merge.residual_blocks",
+    }
+    own = asdict(vae.spec) if isinstance(vae, AlphaVAE) else {}  # of the others, no tensor fits another shape
+    if differing := [name for name in keys if name in own and loaded.spec.get(name) != own[name]]:
+        here = ", ".join(f"{keys[name]}={own[name]:g}" for name in differing)
+        there = " ".join(f"{keys[name]}={loaded.spec.get(name)}" for name in differing)
+        raise AdapterError(f"model.init_from={adapters} has another shape than this run, which has {here}: set {there}")
+    vae.load_adapter_state(loaded.tensors)
 
 
 @torch.no_grad()
