@@ -145,6 +145,20 @@ def test_another_configuration_does_not_continue_a_run(
     assert {f: f.stat().st_mtime_ns for f in half.rglob("*") if f.is_file()} == before
 
 
+def test_a_checkpoint_from_before_a_key_existed_goes_on_at_its_neutral_value(
+    half: Path, wan22: Path, clips: Path, tmp_path: Path
+) -> None:
+    found = last_checkpoint(half)
+    assert found is not None
+    state, old = torch.load(found, weights_only=True), tmp_path / "old.ckpt"
+    del state["run_config"]["loss"]["weights"]["mse"]
+    torch.save(state, old)
+    with pytest.raises(CheckpointError, match=r"configuration:\n  loss.weights.mse: 0.0 -> 1.0\nSet"):
+        more(wan22, clips, tmp_path / "other", f"ckpt_path={old}", "loss.weights.mse=1")
+    more(wan22, clips, tmp_path / "same", f"ckpt_path={old}")
+    assert last_checkpoint(tmp_path / "same") is not None
+
+
 def test_other_data_do_not_continue_a_run(half: Path, wan22: Path, clips: Path, tmp_path: Path) -> None:
     shutil.copytree(clips, tmp_path / "clips")
     shutil.copytree(clips / "disc0", tmp_path / "clips" / "disc99")

@@ -51,6 +51,11 @@ PART_OF_THE_NAME = (
     "trainer.precision",
     "optim.schedule_steps",
 )
+# Keys that came after checkpoints were first written, each with the value that means what runs did without it: at that
+# value a key is no part of a run's identity, so that older checkpoints and directories still go on.
+LATER: dict[str, Any] = {
+    "loss.weights.mse": 0.0,
+}
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -71,7 +76,7 @@ def is_free(key: str) -> bool:
 
 def differing_keys(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Keys that differ between two configurations and matter to the result, as `key: before -> now`."""
-    a, b = flatten(before), flatten(now)
+    a, b = LATER | flatten(before), LATER | flatten(now)
     differing = [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k) and not is_free(k)]
     return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in differing]
 
@@ -80,6 +85,7 @@ def run_id(tree: dict[str, Any]) -> str:
     """Six characters that are equal for equal runs: the name of the default run directory ends in them."""
     flat = flatten(tree)
     named = {k: v for k, v in flat.items() if not is_free(k) or k in PART_OF_THE_NAME}
+    named = {k: v for k, v in named.items() if k not in LATER or v != LATER[k]}
     return hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()[:6]
 
 
