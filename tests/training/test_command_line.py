@@ -43,14 +43,17 @@ def test_only_our_own_lines_are_printed(wan22: Path, clips: Path, tmp_path: Path
 
 def loss(run_dir: Path) -> list[dict[str, float]]:
     with open(run_dir / "metrics.csv", newline="") as file:
-        return [{k: float(v) for k, v in row.items() if "per_second" not in k} for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    of_training = [name for name in rows[0] if not name.startswith("val/") and "per_second" not in name]
+    return [{name: float(row[name]) for name in of_training} for row in rows]
 
 
 def test_two_ranks_are_one_larger_batch(wan22: Path, clips: Path, tmp_path: Path) -> None:
-    """The global batch counts: losses and weights are the same for every split of it."""
+    """The global batch counts: losses are the same for every split of it; held-out clips are measured by turns."""
 
     def arguments(name: str) -> list[str]:
-        return small(wan22, clips, tmp_path / name, "trainer.val_every_n_steps=0", "trainer.max_steps=2")
+        validation = ["trainer.val_every_n_steps=2", "data.val_share=0.3", "data.val_batch_size=1"]
+        return small(wan22, clips, tmp_path / name, *validation, "trainer.max_steps=2")
 
     command(*arguments("two"), "trainer.devices=2", "trainer.strategy=ddp", "data.batch_size=1")
     train(*arguments("one"), "data.batch_size=2")
@@ -59,6 +62,11 @@ def test_two_ranks_are_one_larger_batch(wan22: Path, clips: Path, tmp_path: Path
     for a, b in zip(one, two, strict=True):
         assert b == pytest.approx(a, rel=1e-3)
     assert two[0] == pytest.approx(one[0], rel=1e-5)
+    held_out = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("two", "one")]
+    assert len(held_out[1]["clips"]) % 2 == 1  # one of them is measured twice, and counts once
+    assert held_out[0]["clips"].keys() == held_out[1]["clips"].keys()
+    for system, figures in held_out[1]["mean"].items():
+        assert held_out[0]["mean"][system] == pytest.approx(figures, rel=1e-2), system
 
 
 def test_a_sweep_runs_and_becomes_a_plot(wan22: Path, clips: Path, tmp_path: Path) -> None:

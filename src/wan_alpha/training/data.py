@@ -6,7 +6,7 @@ from itertools import accumulate, zip_longest
 from typing import Any
 
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Sampler, Subset
+from torch.utils.data import DataLoader, DistributedSampler, Sampler, Subset
 
 from ..data.buckets import Bucket, BucketOrder, BucketSampler, assign
 from ..data.dataset import Batch, ClipDataset, Sample, collate
@@ -82,13 +82,16 @@ class ClipDataModule(pl.LightningDataModule):
         config: the data part of a run's configuration.
         seed: of the order and of every sample's own random numbers.
         accumulate: batches per optimiser step.
+        divide_validation: every rank gets its share of the held-out clips (some of them twice, so that the shares are
+            equal), for those who bring the figures together; else every rank gets all.
     """
 
     start_method = "spawn"  # of workers: a fork would copy the threads' locks of CUDA and of the network
 
-    def __init__(self, config: DataConfig, seed: int, accumulate: int = 1) -> None:
+    def __init__(self, config: DataConfig, seed: int, accumulate: int = 1, divide_validation: bool = False) -> None:
         super().__init__()
         self.config, self.seed, self.accumulate = config, seed, accumulate
+        self.divide_validation = divide_validation
         self.train_source = open_source(config, "train")
         self.val_source = open_source(config, "val")
         self.order = sample_order(config, self.train_source, seed)
@@ -151,8 +154,12 @@ class ClipDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         dataset = self.dataset(self.val_source, augment=False)
-        chosen = validation_clips(self.val_source, self.config.val_clips)
-        return self._loader(Subset(dataset, chosen), batch_size=self.config.val_batch_size)
+        chosen = Subset(dataset, validation_clips(self.val_source, self.config.val_clips))
+        share = None
+        if self.divide_validation and self.trainer is not None and self.trainer.world_size > 1:
+            rank, ranks = self.trainer.global_rank, self.trainer.world_size
+            share = DistributedSampler(chosen, ranks, rank, shuffle=False)
+        return self._loader(chosen, batch_size=self.config.val_batch_size, sampler=share)
 
 
 def low_high(value: int | list[int]) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 from torch import Tensor
 
+from ..command import ConfigError
 from ..evaluation.lpips import LPIPS
 from ..evaluation.metrics import RGBAMetrics
 from ..evaluation.panels import Frames, panel, write_mp4, write_panels
@@ -22,11 +23,13 @@ from .config import CallbacksConfig
 from .provenance import write_json
 
 OURS, CEILING, FLOOR = "ours", "ceiling", "floor"
-NOTE = "ceiling: the base spends two latents, one on rgb and one on alpha; floor: the base, alpha ignored"
+NOTE = "ours: one latent; ceiling: the base alone with two, for colour and for alpha; floor: the base, alpha ignored."
 
 
 class ReconstructionValidation(Callback):
     """Measure the held-out clips, draw them, and compare with what the base alone can do.
+
+    Each rank measures its share of them; the pictures are of the first rank's.
 
     Args:
         run_dir: receives `panels/step-N.png`, `panels/step-N.webp`, `table.md` and `metrics.json`.
@@ -36,7 +39,10 @@ class ReconstructionValidation(Callback):
     def __init__(self, run_dir: str | Path, config: CallbacksConfig) -> None:
         self.run_dir = Path(run_dir)
         self.config = config
-        self.lpips = LPIPS(config.lpips) if config.lpips else None
+        try:
+            self.lpips = LPIPS(config.lpips) if config.lpips else None
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"callbacks.lpips={config.lpips}: {error}") from error
         self.reference: dict[str, RGBAMetrics] = {}
         self.reference_done = False
         self.metrics = RGBAMetrics(self.lpips)
@@ -71,6 +77,7 @@ class ReconstructionValidation(Callback):
                 self.panels[key] = panel(rgb, alpha, rgb_hat, alpha_hat, canvas, title=key)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        share_figures(trainer, [self.metrics] if self.reference_done else [self.metrics, *self.reference.values()])
         self.reference_done = True
         if not trainer.is_global_zero:
             return
@@ -78,7 +85,7 @@ class ReconstructionValidation(Callback):
         rows = {OURS: self.metrics.compute()} | {name: m.compute() for name, m in self.reference.items()}
         Console().print(comparison_table(rows, title=f"held-out clips after {step} steps"))
         heading = f"After {step} steps, {len(self.metrics.per_clip)} held-out clips.\n\n"
-        (self.run_dir / "table.md").write_text(heading + markdown_table(rows))
+        (self.run_dir / "table.md").write_text(f"{heading}{markdown_table(rows)}\n{NOTE}\n")
         write_json(self.run_dir / "metrics.json", {"step": step, "mean": rows, "clips": self.metrics.per_clip})
         figures = {f"val/{name}": value for name, value in rows[OURS].items()}
         for logger in trainer.loggers:
@@ -100,6 +107,17 @@ class ReconstructionValidation(Callback):
                     path = write_mp4(frames, stem.parent / f"{stem.name}-{key}.mp4", fps=8)
                     films.append(wandb.Video(str(path), format="mp4", caption=key))
                 logger.experiment.log({"panels": films, "trainer/global_step": step})
+
+
+def share_figures(trainer: pl.Trainer, collected: list[RGBAMetrics]) -> None:
+    """Give every rank the figures of all ranks' clips."""
+    if trainer.world_size == 1:
+        return
+    shares: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(shares, [metrics.per_clip for metrics in collected])
+    for share in shares:
+        for metrics, per_clip in zip(collected, share, strict=True):
+            metrics.merge(per_clip)
 
 
 def _pick(values: Any, indices: list[int]) -> Any:
