@@ -18,9 +18,18 @@ from small_dit_base import write_complete_base, write_image_transformer
 
 from wan_alpha.command import ConfigError, valid_keys
 from wan_alpha.training import run
+from wan_alpha.training.build import build_loss
 from wan_alpha.training.config import AlphaDiTConfig, RunConfig
 from wan_alpha.training.entry import checked
-from wan_alpha.training.identity import differing_keys, is_free, register_resolver
+from wan_alpha.training.identity import (
+    FREE,
+    LATER,
+    PART_OF_THE_NAME,
+    differing_keys,
+    is_free,
+    register_resolver,
+    run_id,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -176,11 +185,62 @@ def test_automatic_precision_follows_the_processor(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: built_for_bf16)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    trainer = checked(compose("trainer=cpu"))[0].trainer
-    assert trainer.precision == "auto"
-    assert run.resolve_precision(trainer) == meaning
-    trainer.precision = "32-true"
-    assert run.resolve_precision(trainer) == "32-true"
+    config = checked(compose("trainer=cpu"))[0]
+    assert config.trainer.precision == "auto"
+    assert run.resolve_precision(config.trainer) == meaning
+    assert run.build_trainer(config).precision == meaning
+    config.trainer.precision = "32-true"
+    assert run.resolve_precision(config.trainer) == "32-true"
+
+
+@pytest.mark.parametrize(("built_for_bf16", "meaning"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_automatic_precision_follows_the_gpu_where_there_is_one(
+    built_for_bf16: bool, meaning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not built_for_bf16)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: built_for_bf16)
+    for accelerator in ("gpu", "cuda", "auto"):
+        trainer = checked(compose(f"trainer.accelerator={accelerator}"))[0].trainer
+        assert run.resolve_precision(trainer) == meaning, accelerator
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("precision", ["auto", "bf16-mixed"])
+def test_a_gpu_that_is_not_there_is_a_sentence(precision: str, tmp_path: Path) -> None:
+    overrides = ["trainer=gpu", f"trainer.precision={precision}", f"run_dir={tmp_path}", "base=path", "base.path=none"]
+    with pytest.raises(ConfigError, match=r"trainer.accelerator=gpu, trainer.devices=1: .*CUDA"):
+        run.train(*checked(compose(*overrides)))  # before a base is looked for, or fetched
+
+
+def test_the_perceptual_loss_looks_at_as_many_frames_as_configured() -> None:
+    for every in (1, 4):
+        config = checked(compose(f"loss.perceptual.every={every}"))[0]
+        assert config.loss is not None
+        perceptual = build_loss(config.loss).perceptual
+        assert perceptual is not None
+        assert perceptual.every == every
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("loss.perceptual.layers=[relu5_3]", 'loss: .*use weights="imagenet", or a shallower layer'),
+        ("loss.perceptual.weights=none.pth", "loss: .*none.pth"),
+        ("loss.weights={alpha:0,soft:0,hard:0}", "loss: .*weight 0, nothing to compare"),
+    ],
+)
+def test_a_loss_that_cannot_be_built_is_a_sentence(override: str, said: str) -> None:
+    config = checked(compose(override))[0]
+    assert config.loss is not None
+    with pytest.raises(ConfigError, match=said):
+        build_loss(config.loss)
+
+
+def test_lpips_weights_that_are_not_there_are_a_sentence(tmp_path: Path) -> None:
+    config = checked(compose("callbacks.lpips=none.pth"))[0]
+    with pytest.raises(ConfigError, match=r"callbacks.lpips=none.pth: .*none.pth"):
+        run.build_callbacks(config, {})
 
 
 SOURCES = "data.sources=[{root:A,weight:2},{root:'s3://bucket/b'}]"
@@ -210,10 +270,18 @@ def test_the_place_of_the_bytes_is_no_part_of_a_run_and_what_is_cut_from_them_is
     assert differing_keys(tree(), tree("data.frame_stride=[1,2]")) == ["data.frame_stride: 1 -> [1, 2]"]
 
 
-def test_keys_that_are_free_on_resume_exist() -> None:
-    from wan_alpha.training.identity import FREE
+def test_a_later_key_at_its_neutral_value_is_no_part_of_a_run() -> None:
+    now = checked(compose())[1]
+    before = now | {"loss": now["loss"] | {"weights": {k: v for k, v in now["loss"]["weights"].items() if k != "mse"}}}
+    assert not differing_keys(before, now)
+    assert run_id(before) == run_id(now)
+    other = checked(compose("loss.weights.mse=2"))[1]
+    assert differing_keys(before, other) == ["loss.weights.mse: 0.0 -> 2.0"]
+    assert run_id(other) != run_id(now)
 
-    assert set(FREE) <= set(valid_keys(RunConfig))
+
+def test_keys_that_are_free_on_resume_exist() -> None:
+    assert set(FREE) | set(PART_OF_THE_NAME) | set(LATER) <= set(valid_keys(RunConfig))
     assert is_free("logger.wandb.mode")
     assert not is_free("optim.lr")
 

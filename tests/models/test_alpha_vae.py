@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -208,6 +210,14 @@ def test_bases_are_found_by_path_and_others_refused(wan22: Path, tmp_path: Path)
         locate_base("wan3")
     with pytest.raises(BaseError, match=r"no Wan VAE at .*check the path"):
         load_vae(tmp_path)
+    shutil.copytree(wan22, tmp_path / "other")
+    config = tmp_path / "other" / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"z_dim": 8}))
+    with pytest.raises(BaseError, match=r"safetensors is damaged, or does not fit the config.json beside it \(.*shape"):
+        load_vae(tmp_path / "other")
+    (tmp_path / "other" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(BaseError, match="is damaged, or does not fit"):
+        load_vae(tmp_path / "other")
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "config.json").write_text("{")
     with pytest.raises(BaseError, match="no Wan VAE at"):

@@ -59,13 +59,22 @@ def load_vae(base: str | Path, dtype: torch.dtype = torch.float32) -> Autoencode
     Args:
         base: see `locate_base`; a directory holds the VAE in its sub-folder `vae/`, or is itself the VAE's folder.
         dtype: of the weights.
+
+    Raises:
+        BaseError: there is none, or its weights are damaged or do not fit its config.json.
     """
     where = locate_base(base)
-    subfolder = None if (Path(where) / "diffusion_pytorch_model.safetensors").exists() else "vae"
+    weights = "diffusion_pytorch_model.safetensors"
+    subfolder = None if (Path(where) / weights).exists() else "vae"
     try:
         vae = AutoencoderKLWan.from_pretrained(where, subfolder=subfolder, torch_dtype=dtype)
-    except OSError as error:
-        hint = "check the path" if Path(where).exists() else "no such folder here; as a hub id it could not be reached"
+    except (OSError, ValueError, RuntimeError) as error:
+        if not Path(where).exists():
+            hint = "no such folder here; as a hub id it could not be reached"
+        elif (Path(where) / (subfolder or "") / weights).exists():
+            hint = f"{weights} is damaged, or does not fit the config.json beside it"
+        else:
+            hint = "check the path"
         raise BaseError(f"no Wan VAE at {where!r}: {hint} ({str(error).splitlines()[0]})") from error
     return vae.requires_grad_(False).eval()
 

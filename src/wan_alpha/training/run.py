@@ -15,9 +15,11 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.markdown import Markdown
 
+from ..command import ConfigError
 from ..stages.dit import AlphaDiTModule
 from ..stages.stage import StageModule
 from .build import build_module
@@ -57,10 +59,10 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
     # Deterministic mode also fills every new tensor with NaN, a tenth of a small model's step; nothing here reads them.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     pl.seed_everything(config.seed, workers=True, verbose=False)
+    trainer: Any = build_trainer(config)  # first: it knows at once whether the devices are there
     module = build_module(config)
     data = build_data(config, module)
     report_data(data)
-    trainer: Any = build_trainer(config)
     manifests = {"train": data.train_source.manifest_hash, "val": data.val_source.manifest_hash}
     identity = tree | {
         "global batch": config.data.batch_size * trainer.world_size,
@@ -92,7 +94,8 @@ def build_data(config: RunConfig, module: StageModule) -> ClipDataModule | Store
         return build_stored_data(config, config.model, module)
     if isinstance(module, AlphaDiTModule) and isinstance(config.model, AlphaDiTConfig) and config.model.variants:
         return build_latent_data(config, config.model, module)
-    return ClipDataModule(config.data, config.seed, config.trainer.accumulate_grad_batches)
+    divide = config.stage == "vae"  # ReconstructionValidation brings the ranks' figures together
+    return ClipDataModule(config.data, config.seed, config.trainer.accumulate_grad_batches, divide)
 
 
 def find_checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:
@@ -166,7 +169,21 @@ class _KeepConfig(Callback):
 
 
 def build_trainer(config: RunConfig) -> pl.Trainer:
-    """Lightning's Trainer; callbacks and loggers follow once it is known which step the run begins at."""
+    """Lightning's Trainer; callbacks and loggers follow once it is known which step the run begins at.
+
+    Raises:
+        ConfigError: the devices are not there, or the strategy is unknown.
+    """
+    try:
+        return _trainer(config)
+    except (MisconfigurationException, ValueError) as error:
+        t = config.trainer
+        raise ConfigError(
+            f"trainer.accelerator={t.accelerator}, trainer.devices={t.devices}: Lightning refuses: {error}"
+        ) from error
+
+
+def _trainer(config: RunConfig) -> pl.Trainer:
     t = config.trainer
     validating = t.val_every_n_steps > 0
     # A single frame never meets the temporal convolutions.
