@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import tarfile
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def test_truncated_tar_keeps_what_is_whole(root: Path) -> None:
     assert [clip.key for clip in source.clips] == ["train000", "train001", "train003", "train004"]
     assert any("expected" in problem and "bytes" in problem for problem in source.problems)
     assert any(f"{shard}: the tar ends early at byte {cut}" in problem for problem in source.problems)
+    assert any(re.search(rf"{shard.name}: \d of its \d samples are lost", problem) for problem in source.problems)
     with pytest.raises(DataError, match="1 of 5 train samples are lost"):
         ShardSource(root, "train")
 

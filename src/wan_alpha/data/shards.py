@@ -137,7 +137,10 @@ class ShardSource:
             except DataError as error:
                 problems[row.key] = str(error)
         self.problems += [f"{where}: {key}: {reason}" for key, reason in problems.items()]
-        return max(promised - (len(self.clips) - before), len(problems))
+        lost = max(promised - (len(self.clips) - before), len(problems))
+        if lost > len(problems):
+            self.problems.append(f"{where}: {lost} of its {promised} samples are lost")
+        return lost
 
     def _walk(self, file: Any, shard: Shard, length: int, problems: dict[str, str]) -> list[Row]:
         rows, found, truncated = walk_tar(file, shard.name, length)
