@@ -1,4 +1,4 @@
-"""Train: `python train.py stage=vae|base [KEY=VALUE ...]`.  See conf/ for every key."""
+"""Train: `python train.py stage=vae|dit|base [KEY=VALUE ...]`.  See conf/ for every key."""
 
 import hydra
 from omegaconf import DictConfig
