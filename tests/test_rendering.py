@@ -10,6 +10,7 @@ from wan_alpha.rendering import (
     COLOUR_NAMES,
     COLOURS,
     alpha_to_rgb,
+    cell_means,
     checkerboard,
     hard_render,
     rgb_to_alpha,
@@ -117,6 +118,13 @@ def test_checkerboard_alternates_from_a_light_corner_and_cuts_the_last_cells():
     assert board.shape == (3, 5, 7)
     assert board[1].tolist() == expected
     assert torch.equal(board[0], board[2])
+
+
+def test_cell_means_take_the_first_frame_alone():
+    x = torch.arange(5.0).reshape(1, 1, 5, 1, 1).expand(1, 1, 5, 8, 16).clone()
+    x[:, :, :, :, 8:] += 10
+    assert cell_means(x, temporal=4, spatial=8).tolist() == [[[[[0.0, 10.0]], [[2.5, 12.5]]]]]  # mean of 1, 2, 3, 4
+    assert cell_means(x[:, :, :1], temporal=4, spatial=8).tolist() == [[[[[0.0, 10.0]]]]]
 
 
 def test_wrong_shapes_are_named():

@@ -66,6 +66,16 @@ def test_a_step_of_stage_vae_is_the_paper_s_equation(monkeypatch: pytest.MonkeyP
     assert all(p.grad is not None and p.grad.any() for p in module.trainable().values())
 
 
+def test_a_sparse_perceptual_loss_looks_at_other_frames_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, turns = alpha_vae(), []
+    logged(module, monkeypatch)
+    monkeypatch.setattr(module.loss, "forward", lambda *_, turn: turns.append(turn) or (torch.zeros(()), {}))
+    for step in (0, 1, 5):
+        monkeypatch.setattr(AlphaVAEModule, "global_step", step)
+        module.training_step(batch(1), 0)
+    assert turns == [0, 1, 5]
+
+
 def test_validation_of_stage_vae_is_the_reconstruction() -> None:
     module, b = alpha_vae(), batch()
     with torch.no_grad():

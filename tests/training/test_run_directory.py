@@ -14,6 +14,7 @@ from launch import small, train
 from PIL import Image
 
 from wan_alpha import AlphaVAE
+from wan_alpha.models.adapters import AdapterError
 from wan_alpha.training.checkpoints import last_checkpoint
 
 
@@ -78,6 +79,22 @@ def test_training_goes_on_from_exported_adapters(run_dir: Path, wan22: Path, cli
         torch.testing.assert_close(after[name], tensor, atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        # Its tensors would fit, and mean twice as much.
+        ("model.lora.alpha=32", r"which has model.lora.alpha=32: set model.lora.alpha=16"),
+        ("model.lora.rank=3", r"which has model.lora.rank=3: set model.lora.rank=2"),
+        ("model.merge.residual_blocks=1", r"residual_blocks=1: set model.merge.residual_blocks=3"),
+    ],
+)
+def test_adapters_of_another_shape_are_no_start(
+    override: str, said: str, run_dir: Path, wan22: Path, clips: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(AdapterError, match=rf"model.init_from={run_dir} has another shape than this run, .*{said}"):
+        train(*small(wan22, clips, tmp_path, f"model.init_from={run_dir}", override))
+
+
 def test_metrics_have_a_row_per_logged_step(run_dir: Path) -> None:
     rows = read_csv(run_dir)
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]  # steps done
@@ -94,6 +111,7 @@ def test_the_table_compares_with_the_base(run_dir: Path) -> None:
     table = (run_dir / "table.md").read_text()
     for row in ("ours", "ceiling", "floor"):
         assert f"| {row}" in table
+        assert f"{row}: " in table  # and what that is
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert metrics["step"] == 4
     assert metrics["mean"]["ceiling"]["alpha/psnr"] > metrics["mean"]["floor"]["alpha/psnr"]
@@ -108,8 +126,10 @@ def test_the_fresh_model_is_the_base_s_own_rgb(wan22: Path, clips: Path, tmp_pat
     means = json.loads((tmp_path / "metrics.json").read_text())["mean"]
     assert means["ours"]["alpha/psnr"] != means["ceiling"]["alpha/psnr"]
     floor = {name: value for name, value in means["floor"].items() if name.startswith("hard")}
+    assert floor
     for name, value in floor.items():
         assert means["ceiling"][name] == pytest.approx(value, rel=1e-6)
+        assert means["ours"][name] == pytest.approx(value, rel=1e-4)
 
 
 def test_panels_are_pictures_and_loop(run_dir: Path) -> None:
