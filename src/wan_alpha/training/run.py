@@ -178,9 +178,8 @@ def build_trainer(config: RunConfig) -> pl.Trainer:
         return _trainer(config)
     except (MisconfigurationException, ValueError) as error:
         t = config.trainer
-        raise ConfigError(
-            f"trainer.accelerator={t.accelerator}, trainer.devices={t.devices}: Lightning refuses: {error}"
-        ) from error
+        wanted = f"accelerator={t.accelerator}, devices={t.devices}, strategy={t.strategy}"
+        raise ConfigError(f"trainer: {wanted} cannot be had: {error}; trainer=cpu runs everywhere") from error
 
 
 def _trainer(config: RunConfig) -> pl.Trainer:
