@@ -271,12 +271,12 @@ def test_the_place_of_the_bytes_is_no_part_of_a_run_and_what_is_cut_from_them_is
 
 
 def test_a_later_key_at_its_neutral_value_is_no_part_of_a_run() -> None:
-    now = checked(compose())[1]
+    now = checked(compose("loss.weights.mse=0"))[1]
     before = now | {"loss": now["loss"] | {"weights": {k: v for k, v in now["loss"]["weights"].items() if k != "mse"}}}
     assert not differing_keys(before, now)
     assert run_id(before) == run_id(now)
-    other = checked(compose("loss.weights.mse=2"))[1]
-    assert differing_keys(before, other) == ["loss.weights.mse: 0.0 -> 2"]
+    other = checked(compose("loss.weights.mse=3"))[1]
+    assert differing_keys(before, other) == ["loss.weights.mse: 0.0 -> 3"]
     assert run_id(other) != run_id(now)
 
 

@@ -83,7 +83,7 @@ def test_training_goes_on_from_exported_adapters(run_dir: Path, wan22: Path, cli
     ("override", "said"),
     [
         # Its tensors would fit, and mean twice as much.
-        ("model.lora.alpha=32", r"which has model.lora.alpha=32: set model.lora.alpha=16"),
+        ("model.lora.alpha=32", r"which has model.lora.alpha=32: set model.lora.alpha=48"),
         ("model.lora.rank=3", r"which has model.lora.rank=3: set model.lora.rank=2"),
         ("model.merge.residual_blocks=1", r"residual_blocks=1: set model.merge.residual_blocks=3"),
     ],
