@@ -186,6 +186,7 @@ def test_a_nan_stops_the_run_and_names_the_batch(
     assert str(poisoned) in str(caught.value)
     checkpoint = last_checkpoint(tmp_path)
     assert checkpoint is not None
+    assert f"{checkpoint} holds the last good state" in str(caught.value)
     state = torch.load(checkpoint, weights_only=True)
     assert state["global_step"] == 2
     assert all(t.isfinite().all() for t in state["state_dict"].values())

@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from ..stages.stage import StageModule
+from .checkpoints import last_checkpoint
 
 
 class NonFiniteLossError(RuntimeError):
@@ -39,34 +40,37 @@ class StopOnNonFinite(Callback):
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         if loss.device.type == "cpu":
-            self._check(trainer.global_step, loss, self.keys)
+            self._check(trainer, trainer.global_step, loss, self.keys)
             return
-        self._check_pending()
+        self._check_pending(trainer)
         self.pending = (trainer.global_step, loss.detach().to("cpu", non_blocking=True), self.keys)
         self.copied = torch.Event(loss.device)
         self.copied.record()
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
-        self._check_pending()
+        self._check_pending(trainer)
         assert isinstance(pl_module, StageModule)
         check_finite_weights(pl_module, trainer.global_step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._check_pending()
+        self._check_pending(trainer)
 
-    def _check_pending(self) -> None:
+    def _check_pending(self, trainer: pl.Trainer) -> None:
         if self.pending is not None and self.copied is not None:
             self.copied.synchronize()  # of the step before: it has nearly always happened
-            self._check(*self.pending)
+            self._check(trainer, *self.pending)
             self.pending = None
 
     @staticmethod
-    def _check(step: int, loss: torch.Tensor, keys: list[str]) -> None:
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                f"the loss is {loss.item()} at step {step}, for the batch {keys}. The last checkpoint holds the last "
-                "good state. Look at these clips, or lower optim.lr or trainer.gradient_clip_val"
-            )
+    def _check(trainer: pl.Trainer, step: int, loss: torch.Tensor, keys: list[str]) -> None:
+        if torch.isfinite(loss):
+            return
+        last = last_checkpoint(trainer.default_root_dir)
+        kept = "No checkpoint was written before" if last is None else f"{last} holds the last good state"
+        raise NonFiniteLossError(
+            f"the loss is {loss.item()} at step {step}, for the batch {keys}. {kept}. Look at these clips, or lower "
+            "optim.lr or trainer.gradient_clip_val"
+        )
 
 
 def check_finite_weights(module: StageModule, step: int) -> None:
