@@ -12,6 +12,7 @@ from torch import nn
 
 from ..baselines.four_channel import FourChannelSpec, FourChannelVAE
 from ..baselines.latent_offset import LatentOffsetSpec, LatentOffsetVAE
+from ..command import ConfigError
 from ..losses.alpha import AlphaVAELoss
 from ..losses.diffusion_prior import DiffusionPrior
 from ..models.adapters import AdapterError, load_adapters
@@ -125,9 +126,16 @@ def _prior(config: PriorConfig, vae: RgbaVAE) -> DiffusionPrior:
 
 
 def build_loss(config: LossConfig) -> AlphaVAELoss:
-    """The nine-term loss as configured."""
+    """The nine-term loss as configured.
+
+    Raises:
+        ConfigError: nothing is left to compare, or VGG's weights are missing or do not reach the layers.
+    """
     weights: dict[str, float] = dict(config.weights)  # type: ignore[arg-type]
-    return AlphaVAELoss(config.render, config.hard_mask, weights, config.edge, asdict(config.perceptual))
+    try:
+        return AlphaVAELoss(config.render, config.hard_mask, weights, config.edge, asdict(config.perceptual))
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"loss: {error}") from error
 
 
 def use_channels_last(module: nn.Module) -> None:
