@@ -155,7 +155,7 @@ class ClipDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         dataset = self.dataset(self.val_source, augment=False)
         chosen = Subset(dataset, validation_clips(self.val_source, self.config.val_clips))
-        share = None
+        share: Sampler[int] | None = None
         if self.divide_validation and self.trainer is not None and self.trainer.world_size > 1:
             rank, ranks = self.trainer.global_rank, self.trainer.world_size
             share = DistributedSampler(chosen, ranks, rank, shuffle=False)
