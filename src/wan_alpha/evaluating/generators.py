@@ -49,8 +49,9 @@ def by_pipeline(adapters: str, config: EvaluateConfig, asked: Path, folder: Path
     generate(
         GenerateConfig(
             task="t2v", base=BaseConfig(config.base.name, config.base.path), prompt=None, prompts=str(asked),
-            negative_prompt=None, image=None, adapters=adapters, distill=None, out=str(folder), formats=["mkv"],
-            seed=config.seed, num_frames=sampling.num_frames, height=sampling.height, width=sampling.width,
+            negative_prompt=None, image=None, adapters=adapters, distill=None, preview=None, out=str(folder),
+            formats=["mkv"], seed=config.seed,
+            num_frames=sampling.num_frames, height=sampling.height, width=sampling.width,
             num_inference_steps=sampling.num_inference_steps, guidance_scale=sampling.guidance_scale, shift=None,
             fps=None, batch_size=1, merge=True,
             device="auto" if config.device == "auto" else "cpu" if config.device == "cpu" else "cuda",
