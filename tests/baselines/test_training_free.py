@@ -118,8 +118,10 @@ def test_alfie_records_the_user_s_words_late_in_sampling(base: Path, monkeypatch
     generator = AlfieGenerator(WanSampler(base, SAMPLING))
     words = generator.words("a red parrot")
     own = len(generator.sampler.text.tokenizer("a red parrot").input_ids) - 1  # without the end token
-    assert int(words.sum()) == own
-    assert words[:own].all()
+    assert words[:own].tolist() == [1.0] * own
+    ground = len(generator.sampler.text.tokenizer("a red parrot on a green background").input_ids) - 1 - own
+    assert words[own : own + ground].tolist() == [-1.0] * ground
+    assert not words[own + ground :].any()
     seen: list[bool] = []
     look = generator.maps.look
     monkeypatch.setattr(generator.maps, "look", lambda *a: (seen.append(True), look(*a))[1])

@@ -1,12 +1,13 @@
 """Alfie's idea on a Wan base: alpha from the base's own attention, without training (arXiv 2408.14826).
 
     1. The prompt asks for a plain ground, so that there is something to cut from.
-    2. While the base samples, the share of its cross-attention on the prompt's words is averaged and smoothed along its
-       self-attention: a coarse map of the subject.
+    2. While the base samples, the share of its cross-attention on the prompt's words, less that on the words for the
+       ground, is averaged and smoothed along its self-attention: a coarse map of the subject.
     3. GrabCut on every frame makes a mask of it, a band around the mask is unknown, and closed-form matting fills it.
 
-Differences to the paper: all words of the user's prompt count, not its nouns; closed-form matting (pymatting) stands in
-for ViTMatte, whose weights do not come with the project; frames are cut one by one, so alpha may flicker.
+Differences to the paper: all words of the user's prompt count, not its nouns, and the words for the ground count against
+them (by themselves they often point at the ground on the tiny base); closed-form matting (pymatting) stands in for
+ViTMatte, whose weights do not come with the project; frames are cut one by one, so alpha may flicker.
 """
 
 from __future__ import annotations
@@ -64,21 +65,25 @@ class AlfieGenerator:
         return frames, self.subject(frames.shape[:3], (z.shape[2], z.shape[3], z.shape[4]))
 
     def words(self, prompt: str) -> Tensor:
-        """1 for the tokens of the user's own words, not of the wording around them, (512,)."""
+        """1 for the tokens of the user's own words, -1 for those of the wording behind them, (512,)."""
+        limit = self.sampler.text.max_tokens
         worded = self.sampler.text.tokenizer(self.prompt.format(prompt=prompt)).input_ids
-        own = self.sampler.text.tokenizer(prompt).input_ids
-        count = sum(1 for _ in _common(worded, own))
-        words = torch.zeros(self.sampler.text.max_tokens)
-        words[: max(count, 1)] = 1
+        own = max(_common(worded, self.sampler.text.tokenizer(prompt).input_ids), 1)
+        words = torch.zeros(limit)
+        words[: min(len(worded) - 1, limit)] = -1  # without the token that ends a text
+        words[:own] = 1
         return words
 
     def subject(self, size: tuple[int, int, int], latent: tuple[int, int, int]) -> Alpha:
-        """The recorded map at the size of the frames: 0 at its 5th, 1 at its 95th percentile."""
+        """The recorded map at the size of the frames; in each latent frame 0 at its 5th, 1 at its 95th percentile.
+
+        Levels differ between latent frames, the first above all, which stands for one frame and not for four.
+        """
         p_t, p_h, p_w = self.sampler.transformer.config["patch_size"]
         tokens = (latent[0] // p_t, latent[1] // p_h, latent[2] // p_w)
         coarse = self.maps.smoothed[0].view(tokens).float().cpu().numpy()
-        low, high = np.percentile(coarse, (5, 95))
-        coarse = np.clip((coarse - low) / max(high - low, 1e-12), 0, 1)
+        low, high = np.percentile(coarse, (5, 95), axis=(1, 2), keepdims=True)
+        coarse = np.clip((coarse - low) / np.maximum(high - low, 1e-12), 0, 1)
         stride, last = temporal_stride(self.sampler.codec.vae) * p_t, len(coarse) - 1
         frames = [coarse[min((t + stride - 1) // stride, last)] for t in range(size[0])]
         grown = [cv2.resize(f, (size[2], size[1]), interpolation=cv2.INTER_LINEAR) for f in frames]
@@ -93,10 +98,10 @@ def _recorded(model: VelocityModel, maps: AttentionMaps, until: float, z: Tensor
         maps.active = False
 
 
-def _common(first: list[int], second: list[int]) -> list[int]:
-    """How two token lists begin alike."""
+def _common(first: list[int], second: list[int]) -> int:
+    """With how many equal tokens two lists begin."""
     same = [a == b for a, b in zip(first, second, strict=False)]
-    return first[: same.index(False) if False in same else len(same)]
+    return same.index(False) if False in same else len(same)
 
 
 def cut(frames: Frames, subject: Alpha) -> Alpha:

@@ -1,8 +1,8 @@
 """Where the video looks at the words of its prompt: attention maps, recorded while Wan samples.
 
 Neither map is ever held as a matrix.  The share of cross-attention that a video token gives to some words is attention
-whose values are 1 at these words and 0 elsewhere; a map smoothed by self-attention is attention whose values are the
-map.  Both are averaged over heads, layers and steps, whatever the length of the video.
+whose values are 1 at these words and 0 elsewhere (-1 at words that count against); a map smoothed by self-attention is
+attention whose values are the map.  Both are averaged over heads, layers and steps, whatever the length of the video.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class AttentionMaps:
 
     Attributes:
         active: record the passes that run now.
-        words: (L,) 1 where a text token counts, else 0.
+        words: (L,) how much each text token counts: 1 for, -1 against, else 0.
     """
 
     def __init__(self) -> None:
