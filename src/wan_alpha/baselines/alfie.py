@@ -5,7 +5,7 @@
        ground, is averaged and smoothed along its self-attention: a coarse map of the subject.
     3. GrabCut on every frame makes a mask of it, a band around the mask is unknown, and closed-form matting fills it.
 
-Differences to the paper: all words of the user's prompt count, not its nouns, and the words for the ground count against
+Differences to the paper: all words of the user's prompt count, not its nouns, and those for the ground count against
 them (by themselves they often point at the ground on the tiny base); closed-form matting (pymatting) stands in for
 ViTMatte, whose weights do not come with the project; frames are cut one by one, so alpha may flicker.
 """
