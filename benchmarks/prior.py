@@ -20,7 +20,7 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 FIGURES = ("alpha/psnr", "alpha/ssim", "soft/psnr", "soft/ssim", "hard/psnr", "hard/ssim")
 ERRORS = ("train/prior/opaque", "train/prior/transparent")
-LAST = 4  # rows of metrics.csv whose mean stands for the end of a run
+LAST = 20  # steps whose mean stands for the end of a run
 
 
 def read_run(run: Path) -> tuple[float, dict[str, Any]]:
@@ -31,8 +31,9 @@ def read_run(run: Path) -> tuple[float, dict[str, Any]]:
     report = json.loads((run / "metrics.json").read_text())
     errors = {}
     for name in ERRORS:
-        values = [float(row[name]) for row in rows if row.get(name)]
-        errors[name.removeprefix("train/prior/")] = statistics.fmean(values[-LAST:])
+        values = [float(row[name]) for row in rows if row.get(name)][-LAST:]
+        seen = [value for value in values if value]  # 0: no such cell in the batch
+        errors[name.removeprefix("train/prior/")] = statistics.fmean(seen) if seen else float("nan")
     ours = report["mean"]["ours"]
     return weight, {
         "step": report["step"],
