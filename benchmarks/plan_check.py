@@ -1,11 +1,12 @@
 """What `plan=true` predicts against what a step takes: peak memory of a process, at a few small sizes.
 
-    python -m benchmarks.plan_check
+    python -m benchmarks.plan_check [SIZE ...]
 
-Each size runs in a process of its own: transformer and adapters are built, and two steps are taken with AdamW and an
-average as in training.  Two figures: `tensors`, the bytes of all tensors alive at the fullest moment (weights, state,
-and what the step makes), and `resident`, the growth of the process above what Python and its libraries need, which also
-holds the processor library's own buffers and what the allocator does not give back.
+Sizes are measured one by one and their rows kept in benchmarks/results/plan_check_cpu.json.  Each runs in a process of
+its own: transformer and adapters are built, and two steps are taken with AdamW and an average as in training.  Two
+figures: `tensors`, the bytes of all tensors alive at the fullest moment (weights, state, and what the step makes), and
+`resident`, the growth of the process above what Python and its libraries need, which also holds the processor library's
+own buffers and what the allocator does not give back.
 """
 
 from __future__ import annotations
@@ -81,34 +82,38 @@ def run(transformer: WanTransformer3DModel, shape: StepShape) -> None:
         torch._foreach_lerp_(average, [p.detach() for p in trained], 0.1)
 
 
+def row(name: str) -> dict[str, Any]:
+    """Plan and measurement of one size, the latter in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.plan_check", "--measure", name]
+    # Large blocks straight from the system, and back to it: glibc would keep more of them the longer it runs.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144"}
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
+    tensors, resident = float(said[-2]), float(said[-1])
+    plan = plan_step(*SIZES[name])
+    parts = {part: round(size / 2**20, 1) for part, size in plan.parts.items()}
+    planned = plan.total / 2**20
+    print(f"{name:14s} planned {planned:.1f} MiB, tensors {tensors:.1f}, resident {resident:.1f}  {parts}", flush=True)
+    return {
+        "planned_mib": round(planned, 1), "tensors_mib": round(tensors, 1), "resident_mib": round(resident, 1),
+        "over_tensors": round(planned / tensors, 3), "over_resident": round(planned / resident, 3), "parts": parts,
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=SIZES, help="print what one size takes and stop")
+    parser.add_argument("sizes", nargs="*", default=list(SIZES), metavar="SIZE", help=", ".join(SIZES))
+    parser.add_argument("--measure", choices=SIZES, help="print what one size takes and stop")
     args = parser.parse_args()
-    if args.only:
-        print(*measured_mib(*SIZES[args.only]))
+    if args.measure:
+        print(*measured_mib(*SIZES[args.measure]))
         return
-    rows = {}
-    for name, size in SIZES.items():
-        command = [sys.executable, "-m", "benchmarks.plan_check", "--only", name]
-        # Large blocks straight from the system, and back to it: glibc would keep more of them the longer it runs.
-        environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "262144"}
-        said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
-        tensors, resident = float(said[-2]), float(said[-1])
-        plan = plan_step(*size)
-        parts = {part: round(bytes_ / 2**20, 1) for part, bytes_ in plan.parts.items()}
-        planned = plan.total / 2**20
-        rows[name] = {
-            "planned_mib": planned, "tensors_mib": tensors, "resident_mib": resident,
-            "over_tensors": planned / tensors, "over_resident": planned / resident, "parts": parts,
-        }  # fmt: skip
-        print(
-            f"{name:14s} planned {planned:.1f} MiB, tensors {tensors:.1f}, resident {resident:.1f}  {parts}", flush=True
-        )
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    RESULTS.mkdir(exist_ok=True)
-    report = {"commit": commit, "torch": torch.__version__, "threads": torch.get_num_threads(), "sizes": rows}
-    (RESULTS / "plan_check_cpu.json").write_text(json.dumps(report, indent=2) + "\n")
+    file = RESULTS / "plan_check_cpu.json"
+    for name in args.sizes:
+        made = row(name)
+        report = json.loads(file.read_text()) if file.exists() else {"sizes": {}}
+        report |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
+        report["sizes"][name] = made
+        file.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":
