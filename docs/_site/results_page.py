@@ -109,8 +109,8 @@ def page() -> str:
     lines = [
         "# Results and their commands",
         "",
-        "Collected from `benchmarks/results/` and `experiments/results/` when this site is built. Every file was",
-        "written by the command above it; where a file says so itself, its own command, commit and machine are shown.",
+        "Collected from `benchmarks/results/` and `experiments/results/` when this site is built. Each file stands",
+        "below the benchmark that it belongs to; the command, commit and machine that a file itself names are shown with it.",
         "What each experiment is, and whether it has been run, is on [its page](experiments/README.md); what is bad or",
         "missing, under [limits](limits.md).",
         "",
