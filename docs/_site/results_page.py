@@ -110,7 +110,7 @@ def page() -> str:
         "# Results and their commands",
         "",
         "Collected from `benchmarks/results/` and `experiments/results/` when this site is built. Each file stands",
-        "below the benchmark that it belongs to; the command, commit and machine that a file itself names are shown with it.",
+        "below the benchmark that it belongs to; the command, commit and machine that a file names are shown with it.",
         "What each experiment is, and whether it has been run, is on [its page](experiments/README.md); what is bad or",
         "missing, under [limits](limits.md).",
         "",
