@@ -108,7 +108,9 @@ def test_recorded_maps_are_the_attention_itself_and_change_nothing() -> None:
 def test_alfie_cuts_what_the_map_points_at() -> None:
     frames, alpha = disc()
     coarse = F.interpolate(F.avg_pool2d(torch.from_numpy(alpha)[:, None], 12), 48, mode="bilinear")[:, 0].numpy()
+    threads = torch.get_num_threads()
     found = cut(frames, coarse / coarse.max())
+    assert torch.get_num_threads() == threads  # pymatting's numba would leave another number
     assert np.abs(found - alpha).mean() < 0.03
     assert set(np.unique(trimap(frames[0], coarse[0] / coarse.max()))) == {0.0, 0.5, 1.0}
     assert not cut(frames, np.zeros_like(coarse)).any()

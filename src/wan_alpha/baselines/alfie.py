@@ -129,8 +129,13 @@ def _matte(frame: NDArray[np.uint8], known: Alpha) -> Alpha:
     """Closed-form matting of the unknown band."""
     if not (known == 0.5).any() or not (known == 0).any() or not (known == 1).any():
         return known
+    threads = torch.get_num_threads()
     try:
+        import numba
         from pymatting.alpha.estimate_alpha_cf import estimate_alpha_cf
     except ImportError as error:
         raise UnknownSystemError(f"alfie needs pymatting ({error}): pip install 'wan-alpha[data]'") from error
-    return np.clip(estimate_alpha_cf(frame.astype(np.float64) / 255, known.astype(np.float64)), 0, 1)
+    numba.set_num_threads(1)
+    found = estimate_alpha_cf(frame.astype(np.float64) / 255, known.astype(np.float64))
+    torch.set_num_threads(threads)  # numba's kernels change OpenMP's number for the whole process
+    return np.clip(found, 0, 1)
