@@ -109,7 +109,7 @@ def table(results: dict[str, list[dict[str, Any]]], rates: dict[str, float]) -> 
         for n in names:
             mean, half = cells[row][n]
             digits = 2 if n.endswith("psnr") else 3
-            text = f"{mean:.{digits}f} ± {half:.{digits}f}"
+            text = f"{mean:.{digits}f} ± {half:.{digits}f}" if len(outcomes) > 1 else f"{mean:.{digits}f}"
             shown.append(f"**{text}**" if mean == best[n] else text)
         trained = f"{outcomes[0]['trained'] / 1e6:.2f} M"
         seconds = f"{np.mean([o['cpu_seconds'] for o in outcomes]):.0f}"
@@ -124,10 +124,11 @@ def table(results: dict[str, list[dict[str, Any]]], rates: dict[str, float]) -> 
 def page(results: dict[str, list[dict[str, Any]]], rates: dict[str, float]) -> str:
     """The table and what it says of itself."""
     first = next(iter(results.values()))
+    spread = "mean ± half a 95 % t-interval over the seeds, best mean in bold (its interval may hold others)"
+    seeds = f"{len(first)} seeds; {spread}" if len(first) > 1 else "**one seed, so no interval**; best in bold"
     return (
         f"After {first[0]['steps']} steps of four 5x32x32 clips, {first[0]['clips']} held-out clips, "
-        f"{len(first)} seeds; mean ± half a 95 % t-interval over the seeds, best mean in bold (its interval may hold "
-        "others). Ceiling: the frozen base with two latents; floor: with one, everything opaque. "
+        f"{seeds}. Ceiling: the frozen base with two latents; floor: with one, everything opaque. "
         "`python -m benchmarks.vae_methods`\n\n" + table(results, rates)
     )
 
