@@ -95,7 +95,10 @@ def test_workers_change_nothing(shards: Path) -> None:
     runs = []
     for workers in (0, 2):
         sampler = GlobalOrderSampler(5, 3, rank=1, world_size=2)
-        loader = DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate)
+        context = "spawn" if workers else None  # this process may have threads that a fork would harm
+        loader = DataLoader(
+            dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate, multiprocessing_context=context
+        )
         runs.append(list(islice(loader, 4)))
     for alone, shared in zip(*runs, strict=True):
         assert alone["rgb"].shape == (3, 3, 3, 16, 16)
