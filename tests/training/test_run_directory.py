@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import wandb
 from launch import small, train
 from PIL import Image
 
@@ -148,6 +149,10 @@ def test_wandb_has_the_films(run_dir: Path) -> None:
     films = list(offline[0].glob("files/media/videos/*.mp4"))
     assert len(films) == 2 * 2  # two validations of two clips
     assert all(film.read_bytes()[4:8] == b"ftyp" for film in films)
+
+
+def test_no_wandb_run_is_left_open(run_dir: Path) -> None:
+    assert wandb.run is None
 
 
 def first_row(run_dir: Path) -> dict[str, float]:

@@ -84,6 +84,8 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from None
+    finally:
+        finish_wandb(trainer.loggers)
     CONSOLE.print(f"[green]done[/green]: {run_dir}")
 
 
@@ -270,6 +272,13 @@ def build_loggers(config: RunConfig, tree: dict[str, Any], first_step: int) -> l
             )
         )
     return loggers
+
+
+def finish_wandb(loggers: list[Logger]) -> None:
+    """End the W&B run, if there is one: the next run of this process, as in a sweep, would be written into it."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
 
 
 def report_data(data: ClipDataModule | StoredLatentDataModule) -> None:
