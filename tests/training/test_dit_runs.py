@@ -182,7 +182,7 @@ def test_a_base_without_a_transformer_is_refused(wan22: Path, base: Path, clips:
         train(*small(base, clips, tmp_path, f"base.path={wan22}"))
 
 
-def test_excluded_captions_are_not_seen() -> None:
+def test_captions_choose_what_training_sees() -> None:
     config, _ = compose("stage=dit")  # the sample clips have captions
     config.data.root = str(ROOT / config.data.root)
     everything = open_source(config.data, "train")
@@ -193,9 +193,13 @@ def test_excluded_captions_are_not_seen() -> None:
     assert [c.key for c in rest.clips] == [c.key for c in everything.clips if c.caption != gone]
     assert (rest.read(1, 0, 1) == everything.read(2, 0, 1)).all()
     assert rest.manifest_hash != everything.manifest_hash
-    config.data.exclude = ["no such thing"]
-    with pytest.raises(DataError, match="no training clip has the caption 'no such thing'"):
-        open_source(config.data, "train")
+    config.data.only = [gone, rest.clips[0].caption]
+    assert [c.caption for c in open_source(config.data, "train").clips] == [rest.clips[0].caption]
+    for key in ("only", "exclude"):
+        config.data.only, config.data.exclude = [], []
+        setattr(config.data, key, ["no such thing"])
+        with pytest.raises(DataError, match=f"no training clip has the caption 'no such thing', which data.{key}"):
+            open_source(config.data, "train")
 
 
 @pytest.mark.parametrize("variants", [0, 1])

@@ -131,7 +131,7 @@ def test_stored_text_is_used_only_for_plain_captions_and_a_frozen_encoder(world:
             LatentsError,
             "were made of clips of another length.*num_frames 5, here it is 9",
         ),
-        ("t2v", ["data.exclude=[unicorn]"], ValueError, "no encoded clip has the caption 'unicorn'"),
+        ("t2v", ["data.exclude=[unicorn]"], ValueError, "no training clip has the caption 'unicorn'"),
         ("i2v", [], LatentsError, "were made for another task"),
         ("i2v", ["base.path={root}/t2v"], BaseError, "needs an image-to-video base with 16 input channels.*has 6"),
         ("t2v", ["base.path={root}/i2v"], BaseError, "task=t2v needs a base with 6 input channels.*has 16"),

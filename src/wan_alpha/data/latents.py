@@ -31,7 +31,7 @@ from torch.utils.data import Dataset
 
 from .errors import DataError
 from .order import SampleOrder
-from .source import Clip
+from .source import Clip, chosen_captions
 
 MANIFEST = "latents.json"
 SCHEMA_VERSION = 2  # 1 had the coverage in bytes, too coarse for version 2's noise
@@ -108,13 +108,20 @@ class LatentSource:
         root: folder written by `data_prep.encode`.
         split: "train" or "val".
         wanted: what the reader works with, as far as it knows: any of the names in `MEANINGS`.
-        exclude: captions of clips whose samples are left out.
+        only, exclude: captions of the clips whose samples are read, and of those that are not; see `chosen_captions`.
 
     Raises:
         LatentsError: see there; the message says what differs and what to do.
     """
 
-    def __init__(self, root: str | Path, split: str, wanted: Mapping[str, Any], exclude: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        wanted: Mapping[str, Any],
+        only: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+    ) -> None:
         self.root, self.split = Path(root), split
         manifest = read_manifest(self.root)
         self.identity: dict[str, Any] = manifest["identity"]
@@ -124,9 +131,8 @@ class LatentSource:
         self._handles: dict[Path, Any] = {}
         for name in manifest["shards"][split]:
             self._add(self.root / name)
-        if unknown := sorted(set(exclude) - {entry.window.get("words") for entry in self.entries}):
-            raise DataError(f"no encoded clip has the caption {unknown[0]!r}, which data.exclude names")
-        kept = [place for place, entry in enumerate(self.entries) if entry.window.get("words") not in exclude]
+        chosen = chosen_captions((entry.window.get("words", "") for entry in self.entries), only, exclude)
+        kept = [place for place, entry in enumerate(self.entries) if entry.window.get("words", "") in chosen]
         self.entries, self._files = [self.entries[n] for n in kept], [self._files[n] for n in kept]
         if not self.entries:
             raise LatentsError(f"{self.root} holds no {split} latents")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from wan_alpha.data.errors import DataError
 from wan_alpha.data.resize import Frames
 
 SPLITS = ("train", "val")
@@ -56,17 +57,30 @@ class ClipSource(Protocol):
         ...
 
 
-class Without:
-    """A source without the clips of some captions: what a model is to be tested on and must not have seen.
+def chosen_captions(known: Iterable[str], only: Iterable[str], exclude: Iterable[str]) -> frozenset[str]:
+    """The captions to train on: of the known ones `only` these (none given: all), and none of `exclude`.
+
+    Raises:
+        DataError: a name in either list is no known caption.
+    """
+    known = frozenset(known)
+    for key, names in (("only", only), ("exclude", exclude)):
+        if unknown := sorted(set(names) - known):
+            raise DataError(f"no training clip has the caption {unknown[0]!r}, which data.{key} names")
+    return (frozenset(only) or known) - frozenset(exclude)
+
+
+class Chosen:
+    """The clips of a source that have one of some captions.
 
     Args:
         source: all clips.
-        captions: which to leave out.
+        captions: of the clips that stay.
     """
 
     def __init__(self, source: ClipSource, captions: Iterable[str]) -> None:
         self.source, names = source, frozenset(captions)
-        self.indices = [n for n, clip in enumerate(source.clips) if clip.caption not in names]
+        self.indices = [n for n, clip in enumerate(source.clips) if clip.caption in names]
         self.clips = [source.clips[n] for n in self.indices]
         self.problems = source.problems
         self.manifest_hash = hash_manifest([(source.manifest_hash, *sorted(names))])

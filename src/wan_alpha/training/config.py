@@ -70,6 +70,7 @@ class DataConfig:
     stills: Literal["smooth", "integer", "static"]  # how a single picture becomes a clip
     colours: Literal["sample", "batch"]  # background colours: one per sample, or one for the whole batch
     flip: bool  # mirror every second sample
+    only: list[str]  # captions of the clips to train on; empty: all
     exclude: list[str]  # captions of clips that training must not see
     num_workers: Natural  # processes per device that read ahead; 0: the training process reads
     max_corrupt_share: Share  # of samples that may fail before the run stops

@@ -10,13 +10,12 @@ from torch.utils.data import DataLoader, DistributedSampler, Sampler, Subset
 
 from ..data.buckets import Bucket, BucketOrder, BucketSampler, assign
 from ..data.dataset import Batch, ClipDataset, Sample, collate
-from ..data.errors import DataError
 from ..data.folders import FolderSource
 from ..data.mixture import MixedSource
 from ..data.order import GlobalOrderSampler, SampleOrder
 from ..data.resize import one_thread
 from ..data.shards import ShardSource
-from ..data.source import ClipSource, Without
+from ..data.source import Chosen, ClipSource, chosen_captions
 from ..data.stores import open_store
 from .config import DataConfig
 
@@ -24,18 +23,17 @@ from .config import DataConfig
 def open_source(config: DataConfig, split: str) -> ClipSource:
     """The clips of one split, from shards or from a folder; several sets one after the other.
 
-    Training does not see the clips whose captions are in `data.exclude`.
+    Training sees only the clips whose captions are in `data.only`, if there are any, and none of `data.exclude`.
 
     Raises:
         DataError: no clip has one of these captions.
     """
     roots = [config.root] if config.sources is None else [source.root for source in config.sources]
     parts = [_open_root(config, root, split) for root in roots if root is not None]
-    if config.exclude and split == "train":
-        known = {clip.caption for part in parts for clip in part.clips}
-        if unknown := [caption for caption in config.exclude if caption not in known]:
-            raise DataError(f"no training clip has the caption {unknown[0]!r}, which data.exclude names")
-        parts = [Without(part, config.exclude) for part in parts]
+    if split == "train" and (config.only or config.exclude):
+        known = (clip.caption for part in parts for clip in part.clips)
+        chosen = chosen_captions(known, config.only, config.exclude)
+        parts = [Chosen(part, chosen) for part in parts]
     return parts[0] if config.sources is None else MixedSource(parts)
 
 

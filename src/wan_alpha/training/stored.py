@@ -62,7 +62,7 @@ class StoredLatentDataModule(pl.LightningDataModule):
         self.config, self.seed, self.accumulate = config, seed, accumulate
         self.style, self.stored_text = style, stored_text
         shape = {"num_frames": config.num_frames, "height": config.size[0], "width": config.size[1]}
-        self.train_source = LatentSource(config.root, "train", wanted | shape, config.exclude)
+        self.train_source = LatentSource(config.root, "train", wanted | shape, config.only, config.exclude)
         self.val_source = LatentSource(config.root, "val", wanted | shape)
         self.labels = None
 
