@@ -130,7 +130,8 @@ SMALL_STAGE = {
     ],
     "dit": [
         "model.init_from=null", "data.only=[]", "data.exclude=[]", "model.adapter.rank=2",
-        "model.samples.prompts=[disc1]", "model.samples.steps=2", "trainer.activation_checkpointing=false", "model.frozen.compile=false",
+        "model.samples.prompts=[disc1]", "model.samples.steps=2",
+        "trainer.activation_checkpointing=false", "model.frozen.compile=false",
         "model.frozen.dtype=float32",  # bfloat16 needs the autocast that trainer.precision=32-true switches off
     ],
 }  # fmt: skip
