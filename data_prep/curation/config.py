@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le
-from pydantic import ConfigDict, Strict
+from annotated_types import Ge, Le
+from pydantic import Strict
 
-Count = Annotated[int, Strict(), Ge(1)]
-Natural = Annotated[int, Strict(), Ge(0)]
-Share = Annotated[float, Ge(0), Le(1)]
-Positive = Annotated[float, Gt(0)]
-STRICT = ConfigDict(extra="forbid", strict=False)
+from wan_alpha.schema import STRICT, Count, Natural, Positive, Share
 
 
 @dataclass

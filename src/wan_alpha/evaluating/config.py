@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Len
 
-from ..training.config import STRICT, BaseConfig, Count, DataConfig, LoggerConfig, Natural, NonNegative, Positive
+from ..schema import STRICT, BaseConfig, Count, Natural, NonNegative, Positive
+from ..training.config import DataConfig, LoggerConfig
 
 
 @dataclass

@@ -42,8 +42,9 @@ def make_videos(config: EvaluateConfig, prompts: Sequence[Prompt], out: Path) ->
 
 def by_pipeline(adapters: str, config: EvaluateConfig, asked: Path, folder: Path) -> None:
     """The project's own pipeline, with adapters."""
-    from ..pipeline.config import BaseConfig, EdgesConfig, GenerateConfig
+    from ..pipeline.config import EdgesConfig, GenerateConfig
     from ..pipeline.generate import generate
+    from ..schema import BaseConfig
 
     sampling = config.sampling
     generate(

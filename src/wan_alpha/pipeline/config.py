@@ -5,23 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import ConfigDict, Strict
+from annotated_types import Ge, Le, Len, Lt
+from pydantic import Strict
 
-Count = Annotated[int, Strict(), Ge(1)]
-Natural = Annotated[int, Strict(), Ge(0)]
-Positive = Annotated[float, Gt(0)]
-
-STRICT = ConfigDict(extra="forbid", strict=False)
-
-
-@dataclass
-class BaseConfig:
-    """The Wan base."""
-
-    __pydantic_config__ = STRICT
-    name: str  # for people and logs
-    path: str  # tiny, a known name, a hub id or a local path
+from ..schema import STRICT, BaseConfig, Count, Natural, Positive
 
 
 @dataclass

@@ -9,28 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Len, MinLen
-from pydantic import ConfigDict, Field, Strict
+from annotated_types import Ge, Len, MinLen
+from pydantic import Field
 
 from ..data.captions import CaptionStyle
+from ..schema import STRICT, BaseConfig, Count, Natural, NonNegative, Positive, Share
 
-Count = Annotated[int, Strict(), Ge(1)]
-Natural = Annotated[int, Strict(), Ge(0)]
-Share = Annotated[float, Ge(0), Le(1)]
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
 Zoom = Annotated[float, Ge(1)]
-
-STRICT = ConfigDict(extra="forbid", strict=False)
-
-
-@dataclass
-class BaseConfig:
-    """The frozen Wan base."""
-
-    __pydantic_config__ = STRICT
-    name: str  # for people and logs
-    path: str  # tiny, a known name, a hub id or a local path
 
 
 @dataclass

@@ -54,6 +54,7 @@ PART_OF_THE_NAME = (
 # Keys that came after checkpoints were first written, each with the value that means what runs did without it: at that
 # value a key is no part of a run's identity, so that older checkpoints and directories still go on.
 LATER: dict[str, Any] = {
+    "data.only": [],
     "loss.weights.mse": 0.0,
 }
 
