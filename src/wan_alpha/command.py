@@ -148,6 +148,8 @@ def run_command(
 ) -> None:
     """Run a Hydra entry point; expected failures end in a sentence and exit code 1, others in a traceback.
 
+    An error may bring another code as its `exit_code`.
+
     Args:
         main: the function under `hydra.main`.
         schema: names the valid keys for whoever mistyped one.
@@ -164,7 +166,7 @@ def run_command(
         _fail(_composition_sentence(error, schema))
     except (ValueError, RuntimeError, OSError) as error:
         if type(error).__module__.startswith(("wan_alpha", "data_prep")):
-            _fail(str(error))
+            _fail(str(error), getattr(error, "exit_code", 1))
         raise
 
 
@@ -178,5 +180,6 @@ def _composition_sentence(error: Exception, schema: type) -> str:
 
 
 def _fail(message: str, code: int = 1) -> None:
-    Console(stderr=True).print(f"[bold red]error[/bold red] {escape(message)}", highlight=False, soft_wrap=True)
+    if message:  # one of several ranks speaks for all
+        Console(stderr=True).print(f"[bold red]error[/bold red] {escape(message)}", highlight=False, soft_wrap=True)
     sys.exit(code)

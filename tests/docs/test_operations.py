@@ -68,6 +68,7 @@ def test_slurm_starts_one_process_per_gpu_and_passes_its_exit_code_on(tmp_path: 
         ["bash", script, *ARGUMENTS], cwd=tmp_path, env=stand_ins(tmp_path / "bin", "exit 7"), timeout=60
     )
     assert finished.returncode == 7
+    assert not (tmp_path / "scontrol.said").exists()  # what went wrong by itself would go wrong again
     said = (tmp_path / "srun.said").read_text().splitlines()
     assert said[:2] == [".venv/bin/python", "train.py"]
     trainer = config_of(said[2:]).trainer
@@ -77,15 +78,19 @@ def test_slurm_starts_one_process_per_gpu_and_passes_its_exit_code_on(tmp_path: 
     assert "requeue" in asked
 
 
-def test_slurms_signal_requeues_the_job_and_the_run_goes_on_until_it_is_ended(tmp_path: Path) -> None:
-    env = stand_ins(tmp_path / "bin", "while [ ! -e scontrol.said ]; do sleep 0.05; done; exit 143")
+def test_slurms_script_lets_the_run_save_and_requeues_it(tmp_path: Path) -> None:
+    """Slurm signals the script and the run; a shell without a trap would end at once."""
+    run = 'trap "exit 75" TERM; echo $$ > ready.tmp; mv ready.tmp ready; while :; do sleep 0.05; done'
+    env = stand_ins(tmp_path / "bin", run)
     with subprocess.Popen(["bash", DEPLOY / "slurm.sbatch", *ARGUMENTS], cwd=tmp_path, env=env) as job:
-        while not (tmp_path / "srun.said").exists():
+        while not (tmp_path / "ready").exists():
             assert job.poll() is None
             time.sleep(0.02)
-        job.send_signal(signal.SIGUSR1)
-        assert job.wait(60) == 143
+        job.send_signal(signal.SIGTERM)
+        os.kill(int((tmp_path / "ready").read_text()), signal.SIGTERM)
+        assert job.wait(60) == 75
     assert (tmp_path / "scontrol.said").read_text() == "requeue 42\n"
+    assert "--signal=USR1@300" in (DEPLOY / "slurm.sbatch").read_text()  # not B:, which is for the script alone
 
 
 def test_kubernetes_counts_agree_and_its_run_is_valid() -> None:

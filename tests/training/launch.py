@@ -151,5 +151,7 @@ MOMENTS: dict[str, Callable[[int], None]] = {
     "after validation": lambda step: At.install("on_validation_end", step, die),
     "before the export": lambda step: At.install("on_train_end", step, die, last=False),
     "full disk": _full_disk,
+    "SIGTERM": lambda step: At.install("on_before_backward", step, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+    "SIGUSR1": lambda step: At.install("on_before_backward", step, lambda: os.kill(os.getpid(), signal.SIGUSR1)),
     "interrupt": lambda step: At.install("on_before_backward", step, lambda: os.kill(os.getpid(), signal.SIGINT)),
 }

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from small_world import write_clips
 
 from wan_alpha.training.checkpoints import CheckpointError
+from wan_alpha.training.preemption import TRY_AGAIN
 
 SIGKILL = -9
 
@@ -112,6 +113,23 @@ def test_a_run_killed_twice(wan22: Path, clips: Path, tmp_path: Path, reference:
     assert doomed("before the backward pass", 3, *command).code == SIGKILL
     assert doomed("after the backward pass", 4, *command).code == SIGKILL
     assert doomed("before the backward pass", 4, *command).code == SIGKILL  # without progress in between
+    train(*command)
+    assert_same_result(tmp_path, reference)
+
+
+@pytest.mark.parametrize(("moment", "step", "saved"), [("SIGTERM", 2, 3), ("SIGUSR1", 1, 2)])
+def test_asked_to_make_room_a_run_loses_nothing(
+    moment: str, step: int, saved: int, wan22: Path, clips: Path, tmp_path: Path, reference: Path
+) -> None:
+    """Step 2 has a checkpoint anyway; step 3 gets one."""
+    command = small(wan22, clips, tmp_path)
+    checkpoint = tmp_path / "checkpoints" / f"step-{saved:08d}.ckpt"
+    assert doomed(moment, step, *command) == (
+        TRY_AGAIN,
+        f"error stopped by {moment} after step {saved}, which is saved in {checkpoint}; the same command goes on from "
+        "there",
+    )
+    assert sorted((tmp_path / "checkpoints").iterdir())[-1] == checkpoint
     train(*command)
     assert_same_result(tmp_path, reference)
 

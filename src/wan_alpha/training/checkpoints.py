@@ -72,23 +72,30 @@ class PeriodicCheckpoint(Callback):
         self.directory = Path(run_dir) / CHECKPOINT_DIR
         self.every_n_steps = every_n_steps
         self.keep = keep
+        self.saved_step = -1
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         step = trainer.global_step
         at_step_end = not trainer.fit_loop._should_accumulate()
         if at_step_end and step % self.every_n_steps == 0 and step != trainer.max_steps:
+            self.save_now(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.save(trainer)
+
+    def save_now(self, trainer: pl.Trainer) -> None:
+        """Save at the end of a step, unless that has just been done."""
+        if self.saved_step != trainer.global_step:
             # Lightning logs a step after this hook; what is not in metrics.csv when the checkpoint is written would be
             # lost if the run were killed in between.
             trainer._logger_connector.update_train_step_metrics()
             self.save(trainer)
 
-    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self.save(trainer)
-
     def save(self, trainer: pl.Trainer) -> None:
         """Write `step-NNNNNNNN.ckpt`, then remove the oldest ones."""
         path = self.directory / f"step-{trainer.global_step:08d}.ckpt"
         trainer.save_checkpoint(path, weights_only=False)
+        self.saved_step = trainer.global_step
         if trainer.is_global_zero:
             for old in sorted(self.directory.glob("step-*.ckpt"))[: -self.keep]:
                 old.unlink()

@@ -34,6 +34,7 @@ from .generation import GenerationValidation
 from .guards import ReportUnreadable, StopOnNonFinite
 from .identity import differing_keys
 from .metrics_csv import MetricsCSV
+from .preemption import StopOnSignal
 from .progress import StepProgress
 from .provenance import describe_environment, write_json
 from .quiet import quieten_lightning
@@ -243,8 +244,8 @@ def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
         frames = config.data.batch_size * config.data.num_frames * t.accumulate_grad_batches
         callbacks.append(StepProgress(frames, t.log_every_n_steps))
     callbacks.append(Export(run_dir, ema, getattr(torch, config.callbacks.export_dtype)))
-    callbacks.append(PeriodicCheckpoint(run_dir, t.checkpoint_every_n_steps, t.keep_checkpoints))
-    return callbacks
+    checkpoint = PeriodicCheckpoint(run_dir, t.checkpoint_every_n_steps, t.keep_checkpoints)
+    return [*callbacks, checkpoint, StopOnSignal(checkpoint)]
 
 
 def build_loggers(config: RunConfig, tree: dict[str, Any], first_step: int) -> list[Logger]:
