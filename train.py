@@ -6,22 +6,21 @@ from omegaconf import DictConfig
 from wan_alpha.command import run_command
 from wan_alpha.training.config import RunConfig
 from wan_alpha.training.entry import INTERRUPTED, checked
-from wan_alpha.training.identity import register_resolver
-
-register_resolver()
+from wan_alpha.training.objective import objective
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> float | None:
     config, tree = checked(cfg)
     if config.plan:
         from wan_alpha.training.plan import print_plan
 
         print_plan(config)
-        return
+        return None
     from wan_alpha.training.run import train  # after the check: a typo should not wait for the imports
 
     train(config, tree)
+    return objective(config)
 
 
 if __name__ == "__main__":

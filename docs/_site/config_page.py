@@ -30,10 +30,11 @@ class Program:
 
 
 def groups() -> tuple[str, ...]:
-    """The folders of `conf/` that hold keys of train.py; experiments have their own page, `local` is yours."""
+    """The folders of `conf/` that hold keys of train.py; experiments have their own page, `local` is yours,
+    and what lies in `hydra` is Hydra's."""
     found = sorted(path.name for path in CONF.iterdir() if path.is_dir())
     first = ["stage", "model", "base", "data", "trainer"]
-    left = [name for name in found if name not in (*first, "experiment", "local")]
+    left = [name for name in found if name not in (*first, "experiment", "local", "hydra")]
     return tuple(name for name in [*first, *left] if name in found)
 
 

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 
 Schema = TypeVar("Schema")
+MORE_LAUNCHERS = "\nSlurm's launcher and Optuna come with: pip install 'wan-alpha[sweeps]'"
 
 
 class ConfigError(ValueError):
@@ -89,7 +90,7 @@ def _origin(location: list[str]) -> str:
     choices = [(g, n) for g, n in runtime.choices.items() if n and not g.startswith("hydra")]
     files = [(root / group / f"{name}.yaml", group) for group, name in choices] + [(primary, "")]
     # The experiment and debug files come last in the composition and win.
-    for chosen, group in sorted(files, key=lambda f: f[1] not in ("local", "debug", "experiment")):
+    for chosen, group in sorted(files, key=lambda f: f[1] not in ("local", "debug", "ablation", "experiment")):
         file = next((f for f in _with_defaults(chosen) if _sets(f, group, location)), None)
         if file is not None:
             return f"in {file.resolve().relative_to(root.resolve().parent)}"
@@ -174,7 +175,8 @@ def _composition_sentence(error: Exception, schema: type) -> str:
     text = f"{error}\n{error.__cause__ or ''}"
     found = re.search(r"Could not override '([^']+)'", text)
     if found is None:
-        return str(error)
+        absent = re.search(r"Could not (?:find|load) 'hydra/(?:launcher|sweeper)/", text)
+        return f"{error}{MORE_LAUNCHERS if absent else ''}"
     key = found.group(1)
     return f"{key}: no such key, on the command line.{_nearest(key, schema)}"
 

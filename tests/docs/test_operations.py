@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -114,12 +115,18 @@ def test_kubernetes_counts_agree_and_its_run_is_valid() -> None:
     assert str(config.data.root).startswith(mounts["data"])
 
 
-def test_the_wandb_sweep_has_valid_keys_and_a_metric_that_is_logged() -> None:
-    sweep = yaml.safe_load((DEPLOY / "wandb_sweep.yaml").read_text())
+def ends(limits: dict[str, Any]) -> list[Any]:
+    """What a parameter of a W&B sweep takes: all its values, or both ends of its range."""
+    return limits["values"] if "values" in limits else [limits["min"], limits["max"]]
+
+
+@pytest.mark.parametrize("name", ["wandb_sweep", "wandb_ablation"])
+def test_the_wandb_sweeps_have_valid_keys_and_a_metric_that_is_logged(name: str) -> None:
+    """What they start is run in tests/training/test_sweep_launchers.py."""
+    sweep = yaml.safe_load((DEPLOY / f"{name}.yaml").read_text())
     fixed = [word for word in sweep["command"] if "=" in word]
-    values = [f"{key}={limits[end]}" for end in ("min", "max") for key, limits in sweep["parameters"].items()]
-    half = len(values) // 2
-    for chosen in (values[:half], values[half:]):
+    columns = [[f"{key}={value}" for value in ends(limits)] for key, limits in sweep["parameters"].items()]
+    for chosen in zip(*columns, strict=True):
         config = config_of([*fixed, *chosen])
         assert config.logger.wandb.mode == "online"
         assert config.trainer.max_steps % config.trainer.val_every_n_steps == 0  # the metric is there at the end
@@ -128,7 +135,7 @@ def test_the_wandb_sweep_has_valid_keys_and_a_metric_that_is_logged() -> None:
     assert sweep["metric"]["name"] == "val/soft/psnr"  # as tests/test_config.py finds it in metrics.csv
 
 
-@pytest.mark.parametrize(("name", "jobs"), [("ablation_dit", 4)])
+@pytest.mark.parametrize(("name", "jobs"), [("ablation_dit", 4), ("ablation_vae", 3), ("merge_init", 2)])
 def test_ablations_are_ready_sweeps(name: str, jobs: int) -> None:
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         tree: DictConfig = hydra.compose("train", [f"experiment={name}"], return_hydra_config=True)
@@ -136,6 +143,14 @@ def test_ablations_are_ready_sweeps(name: str, jobs: int) -> None:
     assert isinstance(params, dict)
     counts = [len(str(values).split(",")) for values in params.values()]
     assert jobs == math.prod(counts)
-    for key, values in params.items():
-        for value in str(values).split(","):
-            config_of([f"experiment={name}", f"{key}={value}"])
+    given = [[f"{key}={value}" for value in str(values).split(",")] for key, values in params.items()]
+    assert len({config_of([f"experiment={name}", *job]).run_dir for job in itertools.product(*given)}) == jobs
+
+
+def test_the_rows_of_the_papers_ablation_are_what_they_are_called() -> None:
+    def row(name: str) -> tuple[str, float]:
+        loss = config_of(["experiment=ablation_vae", f"ablation={name}"]).loss
+        assert loss is not None
+        return loss.render, loss.prior.weight
+
+    assert [row(n) for n in ("naive", "rendering", "prior")] == [("none", 0.0), ("soft_hard", 0.0), ("soft_hard", 0.1)]

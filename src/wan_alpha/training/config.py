@@ -300,6 +300,7 @@ class LoggerConfig:
 
     __pydantic_config__ = STRICT
     wandb: WandbConfig
+    tensorboard: bool  # events for TensorBoard in the run directory
 
 
 @dataclass
@@ -334,5 +335,6 @@ class RunConfig:
     loss: LossConfig | None
     logger: LoggerConfig
     callbacks: CallbacksConfig
+    objective: str | None = None  # a column of metrics.csv; its last value is what a sweep by Optuna gets
     plan: bool = False  # say what the run is going to need, and stop
     note: str = ""  # for experiment files: what this is for

@@ -10,6 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..command import ConfigError, validated
 from .config import AlphaDiTConfig, RunConfig
+from .identity import register_resolver
+
+register_resolver()  # here, not in train.py: jobs of a sweep in processes of their own import this module, not that
 
 INTERRUPTED = "the same command continues from the last checkpoint"
 

@@ -17,6 +17,7 @@ FREE = (
     "run_dir",
     "plan",
     "note",
+    "objective",
     "logger",
     "callbacks",
     "data.root",

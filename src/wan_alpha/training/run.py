@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from .finish import Export
 from .generation import GenerationValidation
 from .guards import ReportUnreadable, StopOnNonFinite
 from .identity import differing_keys
-from .metrics_csv import MetricsCSV
+from .loggers import build_loggers
 from .preemption import StopOnSignal
 from .progress import StepProgress
 from .provenance import describe_environment, write_json
@@ -246,33 +245,6 @@ def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
     callbacks.append(Export(run_dir, ema, getattr(torch, config.callbacks.export_dtype)))
     checkpoint = PeriodicCheckpoint(run_dir, t.checkpoint_every_n_steps, t.keep_checkpoints)
     return [*callbacks, checkpoint, StopOnSignal(checkpoint)]
-
-
-def build_loggers(config: RunConfig, tree: dict[str, Any], first_step: int) -> list[Logger]:
-    """metrics.csv always; Weights & Biases as configured."""
-    table = MetricsCSV(config.run_dir)
-    table.continue_from(first_step)
-    loggers: list[Logger] = [table]
-    wandb = config.logger.wandb
-    if wandb.mode != "disabled":
-        file = Path(config.run_dir) / "wandb_id.txt"
-        if not file.exists():
-            file.write_text(uuid.uuid4().hex[:8])
-        loggers.append(
-            WandbLogger(
-                id=file.read_text(),  # a continued run stays one run there, too
-                resume="allow",
-                project=wandb.project,
-                entity=wandb.entity,
-                name=wandb.name or Path(config.run_dir).name,
-                tags=wandb.tags,
-                save_dir=config.run_dir,
-                offline=wandb.mode == "offline",
-                mode=wandb.mode,  # Lightning only sets a variable, which wandb reads once per process
-                config=tree,
-            )
-        )
-    return loggers
 
 
 def finish_wandb(loggers: list[Logger]) -> None:

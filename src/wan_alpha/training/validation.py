@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from rich.console import Console
 from torch import Tensor
 
@@ -107,6 +107,9 @@ class ReconstructionValidation(Callback):
                     path = write_mp4(frames, stem.parent / f"{stem.name}-{key}.mp4", fps=8)
                     films.append(wandb.Video(str(path), format="mp4", caption=key))
                 logger.experiment.log({"panels": films, "trainer/global_step": step})
+            if isinstance(logger, TensorBoardLogger):
+                for key, frames in self.panels.items():
+                    logger.experiment.add_image(f"panels/{key}", frames[len(frames) // 2], step, dataformats="HWC")
 
 
 def share_figures(trainer: pl.Trainer, collected: list[RGBAMetrics]) -> None:

@@ -1,0 +1,90 @@
+"""Where a run's figures go: metrics.csv always, Weights & Biases or TensorBoard beside it."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from ..command import ConfigError
+from .config import RunConfig
+from .metrics_csv import MetricsCSV
+
+TENSORBOARD = "tensorboard"
+"""The folder of a run directory that `tensorboard --logdir` is given."""
+
+
+class TensorBoardEvents(TensorBoardLogger):
+    """Events of one run in its own folder.  Rows after the step a run continues from are marked as purged."""
+
+    def __init__(self, run_dir: str | Path, first_step: int) -> None:
+        purge = {"purge_step": first_step + 1} if first_step else {}
+        super().__init__(run_dir, name=TENSORBOARD, version="", default_hp_metric=False, **purge)
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The resolved configuration is written as text by `build_loggers`; hparams.yaml would be a second copy."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        self.experiment.flush()
+
+
+def build_loggers(config: RunConfig, tree: dict[str, Any], first_step: int) -> list[Logger]:
+    """metrics.csv always; Weights & Biases and TensorBoard as configured.
+
+    Raises:
+        ConfigError: logger.tensorboard without the package.
+    """
+    table = MetricsCSV(config.run_dir)
+    table.continue_from(first_step)
+    loggers: list[Logger] = [table]
+    if config.logger.wandb.mode != "disabled":
+        loggers.append(wandb_logger(config, tree))
+    if config.logger.tensorboard:
+        loggers.append(tensorboard_logger(config, tree, first_step))
+    return loggers
+
+
+def wandb_logger(config: RunConfig, tree: dict[str, Any]) -> WandbLogger:
+    """One run at Weights & Biases for one run directory, however often it is continued."""
+    wandb = config.logger.wandb
+    file = Path(config.run_dir) / "wandb_id.txt"
+    if not file.exists():
+        file.write_text(uuid.uuid4().hex[:8])
+    return WandbLogger(
+        id=file.read_text(),  # a continued run stays one run there, too
+        resume="allow",
+        project=wandb.project,
+        entity=wandb.entity,
+        name=wandb.name or Path(config.run_dir).name,
+        tags=wandb.tags,
+        save_dir=config.run_dir,
+        offline=wandb.mode == "offline",
+        mode=wandb.mode,  # Lightning only sets a variable, which wandb reads once per process
+        job_type=f"train-{config.stage}",
+        config=tree,
+    )
+
+
+def tensorboard_logger(config: RunConfig, tree: dict[str, Any], first_step: int) -> TensorBoardEvents:
+    """Events beside metrics.csv, and the configuration as text.
+
+    Raises:
+        ConfigError: the package is not installed.
+    """
+    try:
+        import tensorboard  # noqa: F401  # Lightning would be content with tensorboardX, too, which writes other files
+    except ImportError as error:
+        raise ConfigError(
+            "logger.tensorboard=true needs TensorBoard: pip install 'wan-alpha[tensorboard]'; metrics.csv has the same "
+            "figures"
+        ) from error
+    logger = TensorBoardEvents(config.run_dir, first_step)
+    if rank_zero_only.rank == 0:
+        logger.experiment.add_text("config", f"```yaml\n{yaml.safe_dump(tree)}```", first_step)
+    return logger

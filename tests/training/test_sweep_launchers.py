@@ -1,0 +1,146 @@
+"""Sweeps by the launchers and the sweeper that the guide names: joblib, submitit on Slurm, Optuna."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+from hydra.errors import HydraException
+from launch import ROOT, compose, small, train
+
+from wan_alpha.command import _composition_sentence
+from wan_alpha.training import sweep
+from wan_alpha.training.config import RunConfig
+from wan_alpha.training.objective import ObjectiveError, objective
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """`python train.py ...` in this process; what Hydra sets for a whole process is put back."""
+    state, handlers, level = Singleton.get_state(), logging.root.handlers[:], logging.root.level
+
+    def start(*arguments: str) -> None:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+
+    yield start
+    Singleton.set_state(state)
+    GlobalHydra.instance().clear()
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+def arguments(base: Path, clips: Path, folder: Path, *more: str) -> list[str]:
+    """A job of a second, without a run_dir: a sweep gives each its own."""
+    given = small(base, clips, folder, "trainer.val_every_n_steps=2", "trainer.max_steps=2", *more)
+    return [a for a in given if not a.startswith("run_dir")] + [f"hydra.sweep.dir={folder}"]
+
+
+def last(file: Path, column: str) -> float:
+    with open(file, newline="") as table:
+        return [float(row[column]) for row in csv.DictReader(table) if row[column]][-1]
+
+
+@pytest.mark.timeout(900)
+def test_optuna_goes_on_where_it_was_and_joblib_runs_its_jobs(
+    wan22: Path, clips: Path, tmp_path: Path, command: Callable[..., None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One trial; then the same command with two: the first answers from its files, the second runs in a process."""
+    given = ["-m", "experiment=search_vae", "hydra.sweeper.n_jobs=1", *arguments(wan22, clips, tmp_path)]
+    command(*given, "hydra.sweeper.n_trials=1")
+    (first,) = [file.parent for file in tmp_path.glob("*/metrics.csv")]
+    written = (first / "metrics.csv").stat().st_mtime_ns
+    command(*given, "hydra.sweeper.n_trials=2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    runs = [file.parent for file in tmp_path.glob("*/metrics.csv")]
+    assert len(runs) == 2
+    assert (first / "metrics.csv").stat().st_mtime_ns == written
+    assert "finished at step 2 before" in capfd.readouterr().out
+    best = yaml.safe_load((tmp_path / "optimization_results.yaml").read_text())
+    assert best["best_value"] == pytest.approx(max(last(run / "metrics.csv", "val/soft/psnr") for run in runs))
+    assert set(best["best_params"]) == {
+        "loss.weights.edge", "loss.weights.alpha", "loss.weights.soft", "optim.lr"
+    }  # fmt: skip
+    sweep.main(str(tmp_path))
+    assert "| loss.weights.alpha |" in (tmp_path / "sweep.md").read_text()
+    assert len((tmp_path / "sweep.md").read_text().splitlines()) == 4
+
+
+SLURM = {
+    # Starts what it is given as job 7, and notes the script.
+    "sbatch": 'cp "$1" "$HERE/script"\n("$HERE/bin/start" >/dev/null 2>&1 &)\necho "Submitted batch job 7"',
+    "start": "export SLURM_JOB_ID=7 SLURM_NTASKS=1 SLURM_NNODES=1 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 "
+    'SLURM_JOB_NODELIST=here SLURM_NTASKS_PER_NODE=1\nbash "$HERE/script" >> "$HERE/log" 2>&1',
+    # The first time it tells the run that the machine is taken away, as Slurm does, once the run has begun.
+    "srun": 'while [[ $1 == -* ]]; do [[ $1 == *=* || $1 == --unbuffered ]] && shift || shift 2; done\n"$@" &\nrun=$!\n'
+    'if [ ! -e "$HERE/preempted" ]; then touch "$HERE/preempted"\n'
+    'until ls "$HERE"/sweep/*/environment.json 2>/dev/null || ! kill -0 $run; do sleep 0.05; done\n'
+    "kill -USR2 $run; fi\nwait $run",
+    "scontrol": 'echo "$@" >> "$HERE/scontrol.said"\n("$HERE/bin/start" >/dev/null 2>&1 &)',
+    "sacct": 'printf "JobID|State|NodeList\\n7|RUNNING|here\\n"',
+}
+
+
+@pytest.mark.timeout(900)  # two processes start one after the other
+def test_a_preempted_job_on_slurm_is_queued_again_and_finishes(
+    wan22: Path, clips: Path, tmp_path: Path, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """submitit's own script and signal handling, with stand-ins for Slurm's commands."""
+    (tmp_path / "bin").mkdir()
+    for name, text in SLURM.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("HERE", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    more = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "trainer.max_steps=20"]
+    given = arguments(wan22, clips, tmp_path / "sweep", "trainer.val_every_n_steps=20", *more)
+    command("-m", *given, "seed=3")
+    assert (tmp_path / "scontrol.said").read_text().split() == ["requeue", "7"]
+    (table,) = (tmp_path / "sweep").glob("*/metrics.csv")
+    assert last(table, "step") == 20
+    script = (tmp_path / "script").read_text()
+    assert "#SBATCH --ntasks-per-node=1" in script
+    assert "#SBATCH --time=1440" in script
+
+
+@pytest.mark.parametrize("name", ["wandb_sweep", "wandb_ablation"])
+def test_what_a_wandb_sweep_starts_runs(name: str, wan22: Path, clips: Path, tmp_path: Path) -> None:
+    """Its command with values filled in, as `wandb agent` does it; offline, and of two steps."""
+    content = yaml.safe_load((ROOT / "deploy" / f"{name}.yaml").read_text())
+    values = [f"{key}={v['values'][0] if 'values' in v else v['min']}" for key, v in content["parameters"].items()]
+    words = [v for word in content["command"] for v in (values if word == "${args_no_hyphens}" else [word])]
+    assert words[:3] == ["${env}", "python", "${program}"]
+    tiny = small(wan22, clips, tmp_path, "trainer.val_every_n_steps=2", "trainer.max_steps=2")
+    swept = {value.split("=")[0] for value in values}
+    train(*words[3:], *(w for w in tiny if w.split("=")[0] not in swept), "logger.wandb.mode=offline")
+    assert last(tmp_path / "metrics.csv", content["metric"]["name"]) > 0
+    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def test_the_objective_is_the_last_value_of_its_column(tmp_path: Path) -> None:
+    config, _ = compose("objective=val/loss", f"run_dir={tmp_path}")
+    (tmp_path / "metrics.csv").write_text("step,train/loss,val/loss\n1,0.5,\n2,,0.25\n3,0.125,\n")
+    assert objective(config) == 0.25
+    config.objective = None
+    assert objective(config) is None
+    config.objective = "val/los"
+    with pytest.raises(ObjectiveError, match=r"no value in .*; there are: step, train/loss, val/loss"):
+        objective(config)
+    (tmp_path / "metrics.csv").write_text("step,val/los\n1,nan\n")
+    with pytest.raises(ObjectiveError, match=r"nan in .*expected a finite number"):
+        objective(config)
+
+
+def test_a_launcher_that_is_not_installed_says_how_to_get_it() -> None:
+    with pytest.raises(HydraException) as absent:
+        compose("hydra/launcher=submitit_elsewhere")
+    assert "pip install 'wan-alpha[sweeps]'" in _composition_sentence(absent.value, RunConfig)
