@@ -13,6 +13,7 @@ import torch
 import wandb
 from launch import small, train
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wan_alpha import AlphaVAE
 from wan_alpha.models.adapters import AdapterError
@@ -26,9 +27,10 @@ def read_csv(run_dir: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def run_dir(wan22: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with everything on: perceptual loss, LPIPS, panels, W&B offline."""
+    """A run with everything on: perceptual loss, LPIPS, panels, W&B offline, TensorBoard."""
     where = tmp_path_factory.mktemp("run")
     extras = ["loss.weights.perceptual=0.1", "callbacks.lpips=bundled", "callbacks.panels=true", "logger=wandb"]
+    extras += ["logger.tensorboard=true"]
     train(*small(wan22, clips, where, *extras, "trainer.max_steps=4", "trainer.val_every_n_steps=2"))
     return where
 
@@ -149,6 +151,17 @@ def test_wandb_has_the_films(run_dir: Path) -> None:
     films = list(offline[0].glob("files/media/videos/*.mp4"))
     assert len(films) == 2 * 2  # two validations of two clips
     assert all(film.read_bytes()[4:8] == b"ftyp" for film in films)
+
+
+def test_tensorboard_reads_what_the_table_has(run_dir: Path) -> None:
+    reader = EventAccumulator(str(run_dir / "tensorboard"))
+    reader.Reload()
+    for column in ("train/loss", "val/soft/psnr"):
+        written = {int(row["step"]): float(row[column]) for row in read_csv(run_dir) if row[column]}
+        assert {e.step: e.value for e in reader.Scalars(column)} == pytest.approx(written)
+    assert len([tag for tag in reader.Tags()["images"] if tag.startswith("panels/")]) == 2
+    (config,) = reader.Tensors("config/text_summary")
+    assert b"checkpoint_every_n_steps: 2" in config.tensor_proto.string_val[0]
 
 
 def test_no_wandb_run_is_left_open(run_dir: Path) -> None:
