@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .assets import asset
 
+KNOWN_FINGERPRINT = "_wan_alpha_fingerprint"
+"""Where a model whose weights are spread over ranks keeps the fingerprint that it had when they were whole."""
 HUB = {
     "wan2.1-1.3b": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
     "wan2.1-14b": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
@@ -107,12 +109,19 @@ def layout(vae: AutoencoderKLWan) -> dict[str, Any]:
 
 def fingerprint(vae: AutoencoderKLWan) -> str:
     """A short hash of the base's layout and weights, taken in bf16: the same for a base loaded in any precision."""
+    if (known := vae.__dict__.get(KNOWN_FINGERPRINT)) is not None:
+        return known
     digest = hashlib.sha256(json.dumps(layout(vae), sort_keys=True).encode())
     frozen = {k: v for k, v in vae.state_dict().items() if ".lora_" not in k}
     for name in sorted(frozen):
         digest.update(name.replace(".base_layer", "").encode())
         digest.update(_digest_bytes(frozen[name]))
     return digest.hexdigest()[:16]
+
+
+def remember_fingerprint(vae: AutoencoderKLWan) -> None:
+    """Before the weights are sharded over ranks, after which none of them has all."""
+    vae.__dict__[KNOWN_FINGERPRINT] = fingerprint(vae)
 
 
 def _digest_bytes(tensor: Tensor) -> bytes:

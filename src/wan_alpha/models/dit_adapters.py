@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .adapters import AdapterError
+from .base import KNOWN_FINGERPRINT
 from .dora import FastDoraLinear, is_plain
 
 log = logging.getLogger(__name__)
@@ -187,6 +188,8 @@ def dit_layout(transformer: WanTransformer3DModel) -> dict[str, Any]:
 
 def dit_fingerprint(transformer: WanTransformer3DModel, sample: int = 512) -> str:
     """A short hash of layout and frozen weights, of which it reads the first numbers of every tensor, in bf16."""
+    if (known := transformer.__dict__.get(KNOWN_FINGERPRINT)) is not None:
+        return known
     digest = hashlib.sha256(json.dumps(dit_layout(transformer), sort_keys=True).encode())
     for name, tensor in sorted(_frozen(transformer)):
         if type(tensor.data) is not Tensor:  # torchao's, which reshape in few ways
@@ -195,6 +198,11 @@ def dit_fingerprint(transformer: WanTransformer3DModel, sample: int = 512) -> st
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(head.view(torch.int16).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def remember_dit_fingerprint(transformer: WanTransformer3DModel) -> None:
+    """Before the weights are sharded over ranks, after which none of them has all."""
+    transformer.__dict__[KNOWN_FINGERPRINT] = dit_fingerprint(transformer)
 
 
 def _frozen(transformer: nn.Module) -> Iterator[tuple[str, Tensor]]:

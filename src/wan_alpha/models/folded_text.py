@@ -95,12 +95,10 @@ def fold_text(transformer: WanTransformer3DModel) -> FoldedAttention:
 
 @contextmanager
 def folded(processor: FoldedAttention | None, lengths: Tensor, tokens: int, full: int) -> Iterator[None]:
-    """Inside, the transformer sees prompts of `lengths` as if padded to `full`."""
+    """Inside, and in its backward pass, the transformer sees prompts of `lengths` as if padded to `full`."""
     if processor is None:
         yield
         return
+    # It stays set until the next call: checkpointed blocks run once more in the backward pass, and need it again.
     processor.bias = padding_bias(lengths, tokens, full)
-    try:
-        yield
-    finally:
-        processor.bias = None
+    yield

@@ -14,7 +14,7 @@ Shapes: B batch, C channels, T = 1 + 4k frames, H, W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
@@ -34,6 +34,7 @@ from torch.utils.checkpoint import checkpoint
 
 Block = Callable[[Tensor], Tensor]
 Runner = Callable[[Block, Tensor], Tensor]
+CLIP_METHOD = "whole_clip"
 
 
 def run_plain(block: Block, x: Tensor) -> Tensor:
@@ -96,6 +97,8 @@ def _up(block: WanUpBlock | WanResidualUpBlock, x: Tensor) -> Tensor:
 
 def _block(layer: nn.Module) -> Block:
     """The whole-clip form of one encoder or decoder block."""
+    if CLIP_METHOD in layer.__dict__:
+        return cast(Block, layer.__dict__[CLIP_METHOD])
     if isinstance(layer, WanResample):
         return lambda x: _resample(layer, x)
     if isinstance(layer, WanResidualDownBlock):
@@ -103,6 +106,18 @@ def _block(layer: nn.Module) -> Block:
     if isinstance(layer, WanUpBlock | WanResidualUpBlock):
         return lambda x: _up(layer, x)
     return layer
+
+
+def clip_blocks(part: WanEncoder3d | WanDecoder3d) -> Iterator[nn.Module]:
+    """The large blocks of an encoder or decoder, to be wrapped.
+
+    Those that a whole-clip pass takes apart get their whole-clip form as a method, `whole_clip`: whoever wraps that
+    method is met by the functions below.
+    """
+    for layer in (*(part.down_blocks if isinstance(part, WanEncoder3d) else part.up_blocks), part.mid_block):
+        if (block := _block(layer)) is not layer:
+            object.__setattr__(layer, CLIP_METHOD, block)
+        yield layer
 
 
 def encoder_features(encoder: WanEncoder3d, x: Tensor, run: Runner = run_plain) -> Tensor:

@@ -21,7 +21,7 @@ from ..losses.timesteps import NUM_TRAIN_TIMESTEPS, Timesteps, check_timesteps
 from ..models.base import spatial_stride, temporal_stride
 from ..models.codecs import Codec
 from ..models.dit import AdapterKind, new_scheduler
-from ..models.dit_adapters import dit_fingerprint
+from ..models.dit_adapters import dit_fingerprint, remember_dit_fingerprint
 from ..models.folded_text import fold_text, folded
 from ..models.image_condition import GivenFrame, condition_latent, with_condition
 from ..models.image_encoder import ImageEncoder, first_pictures
@@ -100,6 +100,7 @@ class AlphaDiTModule(StageModule):
             self.text, self.image = text, image
         self.scheduler = scheduler or new_scheduler(1.0)
         self.levels = NoiseLevels()
+        self._empty: Prompts | None = None
         self.given: tuple[list[str], GivenFrame] | None = None  # held-out first frames: what i2v is sampled from
         self.folding = fold_text(transformer) if settings.fold_padding else None
         if settings.adapter == "full":
@@ -191,11 +192,17 @@ class AlphaDiTModule(StageModule):
         gone = [False] * len(batch["key"]) if dropped is None else dropped.tolist()
         pad_to = None if self.settings.fold_padding else MAX_TOKENS
         if "text" in batch:  # stored by data_prep.encode, padding cut
-            empty = self.encode_prompts([""]) if any(gone) else None
-            kept = [empty.embeddings[0, : int(empty.lengths[0])] if empty and g else e.to(self.device).float()
+            empty = self.empty_prompt()
+            kept = [empty.embeddings[0, : int(empty.lengths[0])] if g else e.to(self.device).float()
                     for e, g in zip(batch["text"], gone, strict=True)]  # fmt: skip
             return pad_prompts(kept, pad_to)
         return self.encode_prompts(["" if g else c for c, g in zip(batch["caption"], gone, strict=True)])
+
+    def empty_prompt(self) -> Prompts:
+        """Of a frozen text encoder: made in the first step, by all ranks together, for it may be sharded."""
+        if self._empty is None:
+            self._empty = self.encode_prompts([""])
+        return self._empty
 
     def encode_prompts(self, captions: Sequence[str]) -> Prompts:
         """Embeddings of captions, padded as the transformer is to see them."""
@@ -249,6 +256,14 @@ class AlphaDiTModule(StageModule):
         if self.settings.adapter == "full":
             return named | {f"text_encoder.{n}": p for n, p in self.text.encoder.named_parameters()}
         return {name: p for name, p in named.items() if ".lora_" in name}
+
+    def shard_units(self) -> Iterator[nn.Module]:
+        remember_dit_fingerprint(self.transformer)
+        yield from self.transformer.blocks
+        yield self.transformer
+        if not self.settings.text_on_cpu:
+            yield from self.text.encoder.encoder.block
+            yield self.text.encoder
 
     def export(self, directory: Path, dtype: torch.dtype) -> None:
         """Adapters in `directory/adapters`, or with `full` a complete base in `directory/base`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,22 @@ class StageModule(pl.LightningModule, ABC):
     @abstractmethod
     def export(self, directory: Path, dtype: torch.dtype) -> None:
         """Write the current weights in the form that users load."""
+
+    def shard_units(self) -> Iterator[nn.Module]:
+        """What is sharded as one piece under trainer.strategy=fsdp, inner modules first.
+
+        Each must be called as a whole (`unit(x)`) and together they must hold all that is trained.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot be sharded")
+
+    def divide_tokens(self, group: Any) -> None:
+        """Divide the tokens of each clip over a process group (trainer.context_ranks)."""
+        raise NotImplementedError(f"{type(self).__name__} has no tokens to divide")
+
+    def configure_model(self) -> None:
+        shard = getattr(self.trainer.strategy, "shard", None)
+        if shard is not None:
+            shard(self)
 
     def log_step(self, values: Mapping[str, Tensor]) -> None:
         """Log scalars of an optimiser step as `train/NAME`: means over its accumulated batches and its ranks.

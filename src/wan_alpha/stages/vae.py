@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -11,7 +12,10 @@ from torch import Tensor, nn
 from ..losses.alpha import AlphaVAELoss
 from ..losses.diffusion_prior import DiffusionPrior
 from ..losses.draws import draw
+from ..models.alpha_vae import AlphaVAE
+from ..models.base import remember_fingerprint
 from ..models.rgba_vae import RgbaVAE
+from ..models.whole_clip import clip_blocks
 from .optim import Optimiser
 from .stage import StageModule
 
@@ -70,6 +74,21 @@ class AlphaVAEModule(StageModule):
 
     def trainable(self) -> dict[str, nn.Parameter]:
         return self.vae.adapter_parameters()
+
+    def shard_units(self) -> Iterator[nn.Module]:
+        assert isinstance(self.vae, AlphaVAE)
+        if self.prior is not None:
+            yield from self.prior.transformer.blocks
+            yield self.prior.transformer
+        base = self.vae.base
+        remember_fingerprint(base)
+        yield from clip_blocks(base.encoder)
+        yield from clip_blocks(base.decoder)
+        yield from (
+            base.decoder.conv_in,
+            base.decoder.conv_out,
+            self.vae.merge,
+        )  # others are small and frozen
 
     def export(self, directory: Path, dtype: torch.dtype) -> None:
         """Adapters as `AlphaVAE.from_pretrained` reads them, in `directory/adapters`."""

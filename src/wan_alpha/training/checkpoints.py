@@ -47,6 +47,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = True) -> dict:
+        if Path(path).is_dir():  # written by several ranks, see `sharded`
+            from .sharded import load_whole
+
+            return load_whole(Path(path))
         try:
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except FileNotFoundError:
@@ -59,6 +63,17 @@ def last_checkpoint(run_dir: str | Path) -> Path | None:
     """The newest whole checkpoint of a run directory."""
     found = sorted((Path(run_dir) / CHECKPOINT_DIR).glob("step-*.ckpt"))
     return found[-1] if found else None
+
+
+def remove_checkpoint(path: Path) -> None:
+    """A file or a directory; what is half removed has no name that anybody looks for."""
+    if path.is_dir():
+        gone = path.with_name(path.name + ".gone.tmp")
+        shutil.rmtree(gone, ignore_errors=True)
+        path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 class PeriodicCheckpoint(Callback):
@@ -75,6 +90,9 @@ class PeriodicCheckpoint(Callback):
         self.saved_step = -1
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        strategy: Any = trainer.strategy
+        if hasattr(strategy, "check_checkpoint"):
+            strategy.check_checkpoint()
         step = trainer.global_step
         at_step_end = not trainer.fit_loop._should_accumulate()
         if at_step_end and step % self.every_n_steps == 0 and step != trainer.max_steps:
@@ -82,6 +100,7 @@ class PeriodicCheckpoint(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self.save(trainer)
+        self.finish(trainer)
 
     def save_now(self, trainer: pl.Trainer) -> None:
         """Save at the end of a step, unless that has just been done."""
@@ -96,6 +115,17 @@ class PeriodicCheckpoint(Callback):
         path = self.directory / f"step-{trainer.global_step:08d}.ckpt"
         trainer.save_checkpoint(path, weights_only=False)
         self.saved_step = trainer.global_step
+        self.remove_old(trainer)
+
+    def finish(self, trainer: pl.Trainer) -> None:
+        """Wait until what is written in the background is whole."""
+        strategy: Any = trainer.strategy
+        if hasattr(strategy, "finish_checkpoint"):
+            strategy.finish_checkpoint()
+            self.remove_old(trainer)
+
+    def remove_old(self, trainer: pl.Trainer) -> None:
+        """All but the newest `keep`; one that is being written in the background does not count yet."""
         if trainer.is_global_zero:
             for old in sorted(self.directory.glob("step-*.ckpt"))[: -self.keep]:
-                old.unlink()
+                remove_checkpoint(old)

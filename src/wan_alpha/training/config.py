@@ -50,6 +50,7 @@ class DataConfig:
     size: Annotated[list[Count], Len(2, 2)]  # height, width in pixels
     buckets: Annotated[list[BucketConfig], MinLen(1)] | None  # shapes of training batches in place of num_frames, size
     batch_size: Count  # per device
+    global_batch: Count | None  # of all devices together, in place of batch_size; null: as many as these make
     frame_stride: Count | Annotated[list[Count], Len(2, 2)]  # take every so-manyth frame; a range draws per sample
     zoom: Annotated[list[Zoom], Len(2, 2)]  # range of the random crop: 2 shows half of the picture's sides
     stills: Literal["smooth", "integer", "static"]  # how a single picture becomes a clip
@@ -77,7 +78,8 @@ class TrainerConfig:
     accelerator: Literal["auto", "cpu", "gpu", "cuda"]  # what to compute on; auto takes a GPU if there is one
     devices: int | str | list[int]  # per machine: how many, which ([0, 2]), or auto
     num_nodes: Count  # machines
-    strategy: str  # Lightning's name: auto for one device, ddp for several
+    strategy: str  # auto for one device, ddp for several, fsdp for models that one device does not hold
+    context_ranks: Count  # with fsdp and stage=dit: so many devices divide the tokens of a clip
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # auto: bf16 where the device is built for it
     max_steps: Count  # optimiser steps of the run
     accumulate_grad_batches: Count  # batches per optimiser step; multiplies the global batch

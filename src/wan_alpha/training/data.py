@@ -18,6 +18,7 @@ from ..data.shards import ShardSource
 from ..data.source import Chosen, ClipSource, chosen_captions
 from ..data.stores import open_store
 from .config import DataConfig
+from .strategies import data_share
 
 
 def open_source(config: DataConfig, split: str) -> ClipSource:
@@ -136,7 +137,7 @@ class ClipDataModule(pl.LightningDataModule):
     def train_loader(self, first: int) -> DataLoader:
         """This rank's batches from global batch number `first` on, without end."""
         assert self.trainer is not None
-        return self.rank_loader(first, self.trainer.global_rank, self.trainer.world_size)
+        return self.rank_loader(first, *data_share(self.trainer))
 
     def rank_loader(self, first: int, rank: int = 0, world_size: int = 1) -> DataLoader:
         """The batches of one of `world_size` ranks from global batch number `first` on, without end."""

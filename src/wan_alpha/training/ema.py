@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from ..stages.stage import StageModule
+from .sharded import local, locals_of
 
 
 class AdapterEMA(Callback):
@@ -44,8 +45,8 @@ class AdapterEMA(Callback):
         assert isinstance(pl_module, StageModule)
         self.updates = trainer.global_step
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averages = list(self.average.values())
-        current = [p.detach() for p in pl_module.trainable().values()]
+        averages = locals_of(list(self.average.values()))
+        current = locals_of([p.detach() for p in pl_module.trainable().values()])
         torch._foreach_lerp_(averages, current, 1 - decay)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -59,14 +60,14 @@ class AdapterEMA(Callback):
     def swapped_in(self, pl_module: StageModule) -> Iterator[None]:
         """Inside the `with` block the module carries the average; afterwards its own weights again."""
         parameters = pl_module.trainable()
-        own = {name: p.detach().clone() for name, p in parameters.items()}
+        own = {name: local(p.detach()).clone() for name, p in parameters.items()}
         try:
             for name, p in parameters.items():
-                p.data.copy_(self.average[name])
+                local(p.data).copy_(local(self.average[name]))
             yield
         finally:
             for name, p in parameters.items():
-                p.data.copy_(own[name])
+                local(p.data).copy_(own[name])
 
     def state_dict(self) -> dict[str, Any]:
         return {"average": self.average, "updates": self.updates}

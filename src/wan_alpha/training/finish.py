@@ -16,6 +16,7 @@ from ..stages.stage import StageModule
 from .data import ClipDataModule
 from .ema import AdapterEMA
 from .guards import check_finite_weights
+from .sharded import gathered
 
 
 class Export(Callback):
@@ -32,9 +33,10 @@ class Export(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, StageModule)
         check_finite_weights(pl_module, trainer.global_step)
-        if not trainer.is_global_zero:
-            return
-        with self.ema.swapped_in(pl_module):
+        first = trainer.is_global_zero
+        with self.ema.swapped_in(pl_module), gathered(pl_module.trainable(), pl_module, keep=first):
+            if not first:
+                return
             if isinstance(pl_module, BaseVAEModule):
                 data: ClipDataModule = trainer.datamodule  # type: ignore[attr-defined]
                 measure_latents(pl_module, islice(data.train_loader(first=0), self.statistics_batches))

@@ -20,6 +20,7 @@ from ..models.sampling import sample_latents
 from ..stages.dit import AlphaDiTModule
 from .config import CallbacksConfig, DataConfig, SamplesConfig
 from .provenance import write_json
+from .strategies import is_sharded
 
 FPS = 8
 
@@ -39,10 +40,16 @@ class GenerationValidation(Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, AlphaDiTModule)
-        if not trainer.is_global_zero or not self.config.panels or not self.samples.prompts:
+        if not self.config.panels or not self.samples.prompts:
             return
-        rgb, alpha = generate(pl_module, self.samples, self.data)
+        if not trainer.is_global_zero and not is_sharded(pl_module):  # sharded weights need every rank
+            return
+        with trainer.precision_plugin.forward_context():  # a bf16 base takes no float32
+            rgb, alpha = generate(pl_module, self.samples, self.data)
+        rgb, alpha = rgb.float(), alpha.float()
         tiles = [on_checkerboard(c, a, side=128) for c, a in zip(rgb, alpha, strict=True)]
+        if not trainer.is_global_zero:
+            return
         title = f"step {trainer.global_step}: {self.samples.steps} steps, guidance {self.samples.guidance:g}"
         self._write(trainer, gallery(tiles, given_prompts(pl_module, self.samples)[0], title=title))
 

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback
 
 from ..stages.stage import StageModule
 from .checkpoints import last_checkpoint
+from .sharded import locals_of
 
 
 class NonFiniteLossError(RuntimeError):
@@ -75,7 +76,7 @@ class StopOnNonFinite(Callback):
 
 def check_finite_weights(module: StageModule, step: int) -> None:
     """Raise if any trained tensor holds NaN or infinity: such a state is never saved."""
-    norms = torch.stack(torch._foreach_norm([p.detach() for p in module.trainable().values()]))
+    norms = torch.stack(torch._foreach_norm(locals_of([p.detach() for p in module.trainable().values()])))
     if not torch.isfinite(norms).all():
         bad = [n for n, v in zip(module.trainable(), norms, strict=True) if not torch.isfinite(v)]
         raise NonFiniteLossError(

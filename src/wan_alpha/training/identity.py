@@ -30,11 +30,13 @@ FREE = (
     "data.val_clips",
     "data.val_batch_size",
     "data.batch_size",
+    "data.global_batch",
     "trainer.accelerator",
     "trainer.devices",
     "trainer.precision",
     "trainer.num_nodes",
     "trainer.strategy",
+    "trainer.context_ranks",
     "trainer.max_steps",
     "trainer.log_every_n_steps",
     "trainer.val_every_n_steps",
@@ -48,6 +50,7 @@ PART_OF_THE_NAME = (
     "data.root",
     "data.sources",
     "data.batch_size",
+    "data.global_batch",
     "trainer.max_steps",
     "trainer.precision",
     "optim.schedule_steps",
@@ -57,6 +60,7 @@ PART_OF_THE_NAME = (
 LATER: dict[str, Any] = {
     "data.only": [],
     "loss.weights.mse": 0.0,
+    "data.global_batch": None,
 }
 
 

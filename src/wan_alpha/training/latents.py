@@ -29,6 +29,7 @@ from ..models.codecs import AlphaCodec, Codec
 from ..rendering import COLOUR_NAMES, COLOURS
 from .config import DataConfig
 from .data import ClipDataModule
+from .strategies import data_share
 
 _CAPTION_STREAM = 4  # keeps the words apart from a sample's other random numbers
 ENCODE_BATCH = 8
@@ -201,7 +202,7 @@ class LatentDataModule(ClipDataModule):
     def train_loader(self, first: int) -> DataLoader:
         """This rank's batches from global batch number `first` on, without end."""
         assert self.trainer is not None
-        sampler = self.sampler(first, self.trainer.global_rank, self.trainer.world_size)
+        sampler = self.sampler(first, *data_share(self.trainer))
         dataset = LatentDataset(self.bank("train"), self.seed, self.style)
         return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate_latents)
 

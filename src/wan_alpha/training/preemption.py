@@ -64,6 +64,7 @@ class StopOnSignal(Callback):
         number = self._agreed()
         if number:
             self.checkpoint.save_now(trainer)
+            self.checkpoint.finish(trainer)
             raise PreemptedError(self._words(trainer, number) if trainer.is_global_zero else "")
 
     def _agreed(self) -> int:

@@ -37,7 +37,9 @@ from .preemption import StopOnSignal
 from .progress import StepProgress
 from .provenance import describe_environment, write_json
 from .quiet import quieten_lightning
+from .sharded import read_rest
 from .stored import StoredLatentDataModule
+from .strategies import build_strategy, share_batch
 from .validation import ReconstructionValidation
 
 log = logging.getLogger(__name__)
@@ -60,12 +62,13 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     pl.seed_everything(config.seed, workers=True, verbose=False)
     trainer: Any = build_trainer(config)  # first: it knows at once whether the devices are there
+    global_batch = share_batch(config, trainer)
     module = build_module(config)
     data = build_data(config, module)
     report_data(data)
     manifests = {"train": data.train_source.manifest_hash, "val": data.val_source.manifest_hash}
     identity = tree | {
-        "global batch": config.data.batch_size * trainer.world_size,
+        "global batch": global_batch,
         "precision": resolve_precision(config.trainer),
         "schedule steps": schedule_steps(config) if config.optim.decay_share else None,
         "data manifest": manifests,
@@ -86,7 +89,8 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
         raise KeyboardInterrupt from None
     finally:
         finish_wandb(trainer.loggers)
-    CONSOLE.print(f"[green]done[/green]: {run_dir}")
+    if trainer.is_global_zero:
+        CONSOLE.print(f"[green]done[/green]: {run_dir}")
 
 
 def build_data(config: RunConfig, module: StageModule) -> ClipDataModule | StoredLatentDataModule:
@@ -148,7 +152,7 @@ def report_finished(run_dir: Path, step: int) -> None:
 
 def check_same_run(checkpoint: Path, identity: dict[str, Any]) -> int:
     """The step of a checkpoint; refuse one that another configuration or other data made, and name what differs."""
-    state = AtomicCheckpointIO().load_checkpoint(checkpoint)
+    state = read_rest(checkpoint) if checkpoint.is_dir() else AtomicCheckpointIO().load_checkpoint(checkpoint)
     saved = state.get("run_config")
     differing = differing_keys(saved, identity) if saved else []
     if differing:
@@ -187,15 +191,12 @@ def build_trainer(config: RunConfig) -> pl.Trainer:
 def _trainer(config: RunConfig) -> pl.Trainer:
     t = config.trainer
     validating = t.val_every_n_steps > 0
-    # A single frame never meets the temporal convolutions.
-    stills = any(shape.num_frames == 1 for shape in config.data.buckets or (config.data,))
-    strategy = "ddp_find_unused_parameters_true" if t.strategy == "ddp" and stills else t.strategy
     return pl.Trainer(
         default_root_dir=config.run_dir,
         accelerator=t.accelerator,
         devices=t.devices,
         num_nodes=t.num_nodes,
-        strategy=strategy,
+        strategy=build_strategy(config),
         precision=resolve_precision(t),
         max_steps=t.max_steps,
         accumulate_grad_batches=t.accumulate_grad_batches,
@@ -254,6 +255,7 @@ def finish_wandb(loggers: list[Logger]) -> None:
             logger.experiment.finish()
 
 
+@rank_zero_only
 def report_data(data: ClipDataModule | StoredLatentDataModule) -> None:
     """Say what there is to train on, and what had to be left out."""
     train, val = data.train_source, data.val_source

@@ -12,6 +12,7 @@ from ..data.latents import LatentDataset, LatentSource, collate_latents
 from ..data.order import GlobalOrderSampler
 from ..data.rewording import TRANSPARENT, Rewording, vary_caption
 from .config import DataConfig
+from .strategies import data_share
 
 _CAPTION_STREAM = 4  # as for latents that are encoded in the run
 
@@ -90,7 +91,7 @@ class StoredLatentDataModule(pl.LightningDataModule):
     def train_loader(self, first: int) -> DataLoader:
         """This rank's batches from global batch number `first` on, without end."""
         assert self.trainer is not None
-        rank, world, size = self.trainer.global_rank, self.trainer.world_size, self.config.batch_size
+        (rank, world), size = data_share(self.trainer), self.config.batch_size
         sampler = GlobalOrderSampler(first * world * size, size, rank, world)
         return self._loader(self.dataset(self.train_source, shuffle=True), batch_sampler=sampler)
 

@@ -1,0 +1,124 @@
+"""One run on any number of ranks, whole or sharded: the same losses, the same weights.
+
+Stated tolerance: with float32 and the same global batch, losses agree to 1e-5 of their size and weights to 1e-5, which
+is a hundredth of what a step changes here (the learning rate is 1e-3).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import launch
+import pytest
+import torch
+from launch import compose, train
+from ranks import run_ranks
+from safetensors.torch import load_file
+from small_dit_base import write_complete_base
+from test_dit_runs import small as small_dit
+from test_resume import rows
+
+from wan_alpha.command import ConfigError
+from wan_alpha.training.run import build_trainer
+from wan_alpha.training.strategies import build_strategy, share_batch
+
+CALM = ["data.global_batch=4", "optim.lr=0.001", "data.val_share=0.3", "trainer.val_every_n_steps=0"]
+FSDP = "trainer.strategy=fsdp"
+
+
+def exported(run_dir: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of every adapter file of a run."""
+    files = sorted((run_dir / "adapters").glob("*.safetensors"))
+    return {f"{file.name}/{name}": t for file in files for name, t in load_file(file).items()}
+
+
+def losses(run_dir: Path) -> list[float]:
+    return [float(row["train/loss"]) for row in rows(run_dir) if row.get("train/loss")]
+
+
+def assert_same_run(run_dir: Path, reference: Path) -> None:
+    """Within the tolerance that the module states."""
+    assert losses(run_dir) == pytest.approx(losses(reference), rel=1e-5)
+    a, b = exported(run_dir), exported(reference)
+    assert a.keys() == b.keys()
+    for name, tensor in b.items():
+        assert a[name].dtype == tensor.dtype
+        torch.testing.assert_close(a[name], tensor, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+    assert [f.name for f in sorted((run_dir / "adapters").iterdir())] == [
+        f.name for f in sorted((reference / "adapters").iterdir())
+    ]
+
+
+def test_stage_vae_sharded_and_whole_and_back(wan22: Path, clips: Path, tmp_path: Path) -> None:
+    """Both adapters in one step; a sharded checkpoint goes on with one rank, that one's with two that shard."""
+
+    def command(name: str, *more: str) -> list[str]:
+        return launch.small(wan22, clips, tmp_path / name, *CALM, "optim.decay_share=0", *more)
+
+    train(*command("one"))
+    run_ranks(2, *command("sharded", FSDP, "trainer.activation_checkpointing=true", "trainer.val_every_n_steps=4"))
+    assert_same_run(tmp_path / "sharded", tmp_path / "one")
+    kept = sorted((tmp_path / "sharded" / "checkpoints").iterdir())
+    assert [(p.name, p.is_dir()) for p in kept] == [("step-00000004.ckpt", True), ("step-00000006.ckpt", True)]
+    assert sorted(p.suffix for p in kept[0].iterdir()) == [".pt", ".safetensors", ".safetensors"]
+
+    run_ranks(2, *command("moved", FSDP, "trainer.max_steps=2"))
+    train(*command("moved", "trainer.max_steps=4"))
+    run_ranks(2, *command("moved", FSDP, "trainer.max_steps=6"))
+    assert_same_run(tmp_path / "moved", tmp_path / "one")
+
+
+def test_stage_dit_sharded(clips: Path, tmp_path: Path) -> None:
+    base = write_complete_base(tmp_path / "base", adapters=True)
+
+    def command(name: str, *more: str) -> list[str]:
+        return small_dit(base, clips, tmp_path / name, *CALM, "trainer.log_every_n_steps=1", *more)
+
+    train(*command("one"))
+    checkpointed = "trainer.activation_checkpointing=true"
+    train(*command("checkpointed", checkpointed))
+    assert_same_run(tmp_path / "checkpointed", tmp_path / "one")
+    run_ranks(2, *command("sharded", FSDP, checkpointed, "trainer.val_every_n_steps=4", "callbacks.panels=true"))
+    assert_same_run(tmp_path / "sharded", tmp_path / "one")
+    assert (tmp_path / "sharded" / "panels" / "step-00000004.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["stage=base", FSDP], "base_vae is small enough for trainer.strategy=ddp"),
+        (["stage=vae", "model=alphavae", FSDP], "four_channel is small enough"),
+        (["stage=dit", "model.frozen.quantise=fp8", FSDP], "model.frozen.quantise=fp8 cannot be sharded"),
+        (["stage=vae", FSDP, "trainer.context_ranks=2"], "divides the tokens of stage=dit"),
+        (["stage=dit", "trainer.context_ranks=2"], "needs trainer.strategy=fsdp, not auto"),
+        (["stage=dit", FSDP, "trainer.precision=16-mixed"], "16-mixed"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(change: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_trainer(compose(*change)[0])
+
+
+def test_a_global_batch_is_divided(tmp_path: Path) -> None:
+    class Trainer:
+        strategy, global_rank, world_size = None, 0, 4
+
+    config, _ = compose("stage=vae", "data.global_batch=8")
+    assert share_batch(config, Trainer()) == 8
+    assert config.data.batch_size == 2
+    config.data.global_batch = 6
+    with pytest.raises(ConfigError, match=r"data\.global_batch=6 cannot be divided evenly by 4 ranks"):
+        share_batch(config, Trainer())
+
+
+@pytest.mark.parametrize("group", ["cpu", "gpu", "ddp", "fsdp", "fsdp_cp", "slurm"])
+def test_every_trainer_is_a_valid_run(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "4")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
+    config, _ = compose("stage=dit", f"trainer={group}")
+    build_strategy(config)
+    assert config.trainer.strategy == {"cpu": "auto", "gpu": "auto", "fsdp_cp": "fsdp", "slurm": "ddp"}.get(
+        group, group
+    )
+    if group == "slurm":
+        assert (config.trainer.num_nodes, config.trainer.devices) == (4, 8)
