@@ -13,7 +13,7 @@ from wan_alpha.training.objective import objective
 def main(cfg: DictConfig) -> float | None:
     config, tree = checked(cfg)
     if config.plan:
-        from wan_alpha.training.plan import print_plan
+        from wan_alpha.training.plan_report import print_plan
 
         print_plan(config)
         return None

@@ -28,8 +28,11 @@ from data_prep.cli import parse, told
 from data_prep.encoder import DTYPES, Encoder, Job, Options
 from data_prep.engine import end_with_parent
 from wan_alpha.data.errors import DataError
-from wan_alpha.data.latents import MANIFEST, SCHEMA_VERSION
+from wan_alpha.data.latents import MANIFEST, SCHEMA_VERSION, LatentSource
 from wan_alpha.data.source import SPLITS
+from wan_alpha.lineage import Piece, folder_piece, log_lineage, write_lineage
+from wan_alpha.models.adapters import locate_adapters
+from wan_alpha.training.provenance import describe_environment
 
 
 @lru_cache(maxsize=1)
@@ -98,7 +101,28 @@ def _finish(options: Options, encoder: Encoder, jobs: list[Job]) -> dict[str, An
     partial = options.out / f".{MANIFEST}.tmp"
     partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     os.replace(partial, options.out / MANIFEST)
+    note_lineage(options, encoder)
     return manifest
+
+
+def note_lineage(options: Options, encoder: Encoder) -> None:
+    """`lineage.json`, and artifacts at Weights & Biases if that is asked for."""
+    used = [Piece("data", encoder.datasets["train"].source.manifest_hash)]
+    if options.adapters is not None:
+        used.append(folder_piece("vae-adapters", locate_adapters(options.adapters)))
+    made = [Piece("latents", LatentSource(options.out, "train", {}).manifest_hash)]
+    write_lineage(options.out, made, used)
+    if options.wandb == "disabled":
+        return
+    import wandb
+
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items()}
+    run = wandb.init(
+        project=options.project, name=options.out.name, dir=options.out, mode=options.wandb,  # type: ignore[arg-type]
+        job_type="encode", config=settings | {"code": describe_environment()["git"]},
+    )  # fmt: skip
+    log_lineage(run, made, used, options.wandb == "offline")
+    run.finish()
 
 
 def check(options: Options) -> None:
@@ -108,6 +132,7 @@ def check(options: Options) -> None:
         "captions": ("composed", "plain"),
         "task": ("t2v", "i2v"),
         "stills": ("smooth", "integer", "static"),
+        "wandb": ("disabled", "offline", "online"),
     }
     for name, values in allowed.items():
         if getattr(options, name) not in values:

@@ -64,6 +64,8 @@ class Options:
     devices: Annotated[str, "one process each: cpu, cpu,cpu or cuda:0,cuda:1"] = "cpu"
     part: Annotated[int, "which part of the shards this machine encodes, from 0"] = 0
     parts: Annotated[int, "how many machines share the shards"] = 1
+    wandb: Annotated[str, "disabled, offline or online: note at Weights & Biases what was made of what"] = "disabled"
+    project: Annotated[str, "of Weights & Biases"] = "wan-alpha"
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from evaluating.test_evaluate_config import compose
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from wan_alpha.baselines.interface import UnknownSystemError
-from wan_alpha.command import validated
+from wan_alpha.command import ConfigError, validated
 from wan_alpha.evaluating import reconstruct as module
 from wan_alpha.evaluating.config import EvaluateConfig
 from wan_alpha.evaluating.record import RecordError
 from wan_alpha.evaluating.run import evaluate
 from wan_alpha.evaluation.frechet import FeatureError, Moments, frechet_distance, picture_features
 from wan_alpha.evaluation.reconstruction import NINE_COLOURS, ReconstructionEvaluation, nine_colours
+from wan_alpha.lineage import folder_piece
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 
 SMALL = [
@@ -45,6 +46,9 @@ def test_an_evaluation_leaves_tables_panels_and_everything_to_repeat_it(
     wan22: Path, clips: Path, adapters: Path, tmp_path: Path
 ) -> None:
     summary = run(wan22, clips, tmp_path, f"adapters={adapters}")
+    chain = json.loads((tmp_path / "lineage.json").read_text())
+    assert [piece["kind"] for piece in chain["made"] + chain["used"]] == ["evaluation", "data", "vae-adapters"]
+    assert chain["used"][1]["sha256"] == folder_piece("vae-adapters", adapters).digest
     assert list(summary["systems"]) == ["ours", "ceiling", "floor"]
     count = len(summary["clips"])
     assert count >= 2
@@ -99,6 +103,8 @@ def test_a_directory_of_another_evaluation_is_refused(wan22: Path, clips: Path, 
 
 
 def test_what_cannot_be_measured_is_said(wan22: Path, clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="logger=tensorboard is for"):
+        run(wan22, clips, tmp_path / "t", "logger=tensorboard")
     with pytest.raises(module.UnmeasurableError, match="nothing to measure"):
         run(wan22, clips, tmp_path / "a", "references=[]")
     with pytest.raises(UnknownSystemError, match="nowhere: expected adapters of stage=vae"):

@@ -16,7 +16,8 @@ from benchmarks.vae_step import KeptBytes
 from wan_alpha.command import ConfigError
 from wan_alpha.models.base import BaseError
 from wan_alpha.models.dit_adapters import add_dit_adapters
-from wan_alpha.training.plan import Plan, StepShape, plan_run, plan_step, print_plan, step_flops
+from wan_alpha.training.plan import Plan, StepShape, plan_run, plan_step, step_flops
+from wan_alpha.training.plan_report import print_plan
 
 SMALL = {"num_attention_heads": 4, "attention_head_dim": 24, "ffn_dim": 384, "num_layers": 3, "text_dim": 32}
 SHAPE = StepShape((2, 16, 3, 16, 16), 16, 8)
@@ -87,8 +88,8 @@ def test_14b_at_81_frames_is_planned_within_80_gb() -> None:
 
 
 def test_what_cannot_be_planned_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="plan=true is for stage=dit; stage=vae has no plan"):
-        plan_run(compose("stage=vae")[0])
+    with pytest.raises(ConfigError, match="plan=true is for stage=vae and stage=dit; stage=base has no plan"):
+        plan_run(compose("stage=base")[0])
     with pytest.raises(BaseError, match=r"plan=true reads .*config\.json, which is not there"):
         plan_run(compose("stage=dit", "base=path", f"base.path={tmp_path}")[0])
 

@@ -6,7 +6,10 @@ import csv
 import importlib.metadata
 import json
 import math
+import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +17,10 @@ import wandb
 from launch import small, train
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto.wandb_internal_pb2 import Record
 
 from wan_alpha import AlphaVAE
+from wan_alpha.lineage import folder_piece
 from wan_alpha.models.adapters import AdapterError
 from wan_alpha.training.checkpoints import last_checkpoint
 
@@ -151,6 +156,48 @@ def test_wandb_has_the_films(run_dir: Path) -> None:
     films = list(offline[0].glob("files/media/videos/*.mp4"))
     assert len(films) == 2 * 2  # two validations of two clips
     assert all(film.read_bytes()[4:8] == b"ftyp" for film in films)
+
+
+def test_its_place_in_the_chain_is_written_and_logged(run_dir: Path) -> None:
+    """As a file, and in W&B's own record of the run: what it made as an artifact, what it used by its digest."""
+    chain = json.loads((run_dir / "lineage.json").read_text())
+    made = folder_piece("vae-adapters", run_dir / "adapters")
+    data = json.loads((run_dir / "environment.json").read_text())["data"]["train"]
+    assert chain["made"] == [{"kind": "vae-adapters", "name": made.name, "sha256": made.digest}]
+    assert chain["used"] == [{"kind": "data", "name": f"data-{data[:12]}", "sha256": data}]
+    artifacts, config = wandb_records(run_dir)
+    assert artifacts == [made.name]
+    assert config["lineage"] == chain
+    assert set(config["code"]) == {"commit", "modified"}
+
+
+def leveldb_records(content: bytes) -> Iterator[bytes]:
+    """W&B's file is a log of LevelDB behind seven bytes: blocks of 32 KiB with pieces (crc, length, kind) in them."""
+    at, parts = 7, []
+    while at + 7 <= len(content):
+        if 32768 - at % 32768 < 7:  # no header fits: the rest of the block is padding
+            at += 32768 - at % 32768
+            continue
+        length, kind = struct.unpack_from("<HB", content, at + 4)
+        parts.append(content[at + 7 : at + 7 + length])
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last of several
+            yield b"".join(parts)
+            parts = []
+
+
+def wandb_records(run_dir: Path) -> tuple[list[str], dict[str, Any]]:
+    """Names of artifacts, and the configuration, from the file that `wandb sync` sends."""
+    (file,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
+    artifacts, config = [], {}
+    for data in leveldb_records(file.read_bytes()):
+        record = Record()
+        record.ParseFromString(data)
+        if record.HasField("artifact"):
+            artifacts.append(record.artifact.name)
+        for update in (*record.config.update, *record.run.config.update):
+            config[update.key or ".".join(update.nested_key)] = json.loads(update.value_json)
+    return artifacts, config
 
 
 def test_tensorboard_reads_what_the_table_has(run_dir: Path) -> None:

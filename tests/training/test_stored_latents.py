@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from data_prep.encoder import Encoder, Options
 from wan_alpha import AlphaWanPipeline
 from wan_alpha.command import ConfigError
 from wan_alpha.data.latents import LatentDataset, LatentsError, LatentSource
+from wan_alpha.lineage import folder_piece
 from wan_alpha.losses.shifted_noise import masks_of, object_masks
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 from wan_alpha.models.base import BaseError
@@ -90,6 +92,10 @@ def test_same_sample_same_loss_stored_or_encoded_now(world: World, tmp_path: Pat
         assert len(fresh) == (3 if name == "train/loss" else 1)
         assert stored == pytest.approx(fresh, rel=1e-4)
     assert len(set(losses(tmp_path / "stored", "train/loss"))) == 3
+    chain = [json.loads((place / "lineage.json").read_text()) for place in (where, tmp_path / "stored")]
+    assert [p["kind"] for p in chain[1]["used"]] == ["latents", "vae-adapters"]
+    assert chain[1]["used"] == [*chain[0]["made"], chain[0]["used"][1]]  # what data_prep.encode made, and had used
+    assert chain[0]["used"][1]["sha256"] == folder_piece("vae-adapters", world.root / "adapters").digest
     if task == "i2v":
         adapters = load_file(tmp_path / "stored" / "adapters" / "pytorch_lora_weights.safetensors")
         assert any(t.abs().max() > 0 for name, t in adapters.items() if "lora_B" in name)

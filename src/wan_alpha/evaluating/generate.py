@@ -28,6 +28,7 @@ from ..evaluation.statistics import Estimate
 from ..evaluation.summary import Summary, summarise
 from ..evaluation.vbench import read_results, write_prompts, write_video
 from ..evaluation.videos import Shape, System, VideoError, common_shape, open_system, read
+from ..lineage import Piece, folder_piece
 from .config import EvaluateConfig
 from .generators import make_videos
 from .publish import publish
@@ -67,11 +68,18 @@ def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
         add_fvd(summary, systems, common, shape, config, device)
     Console().print(terminal_table(summary, f"{len(summary.clips)} prompts of {config.prompts}"))
     write_results(out, summary, scores)
-    publish(out, summary, scores, config, "Generated transparency, side by side")
+    publish(out, summary, scores, config, "Generated transparency, side by side", pieces(config))
     if config.report.ab and len(systems) > 1:
         counted = [p for p in common if p.id in set(summary.clips)]
         write_study(out, systems, counted, shape, config.report.height, config.seed)
     Console().print(f"[green]done[/green]: {out}")
+
+
+def pieces(config: EvaluateConfig) -> list[Piece]:
+    """The adapters that were generated with; of finished videos and of baselines nothing is known."""
+    places = [Path(value) for value in config.generators.values()]
+    folders = [place / "adapters" if (place / "adapters").is_dir() else place for place in places if place.is_dir()]
+    return list(dict.fromkeys(folder_piece("dit-adapters", folder) for folder in folders))
 
 
 def fingerprint(system: System) -> dict[str, int]:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..evaluation.report import Material, write_report
 from ..evaluation.scores import Scores
 from ..evaluation.summary import Summary
+from ..lineage import Piece, log_lineage, write_lineage
 from .config import EvaluateConfig
 
 
-def publish(out: Path, summary: Summary, scores: Scores, config: EvaluateConfig, title: str) -> None:
-    """Write report.html, and log tables and videos if a logger is configured."""
+def publish(
+    out: Path, summary: Summary, scores: Scores, config: EvaluateConfig, title: str, used: Sequence[Piece] = ()
+) -> None:
+    """Write report.html and lineage.json, and log tables, videos and artifacts if a logger is configured.
+
+    Args:
+        used: what was measured, and on what.
+    """
     environment = json.loads((out / "environment.json").read_text())
     layouts = {clip: out / "players" / f"{clip}.json" for clip in summary.clips if config.report.players}
     panels = {p.stem.replace("worst-", "Worst clips of "): p for p in sorted((out / "panels").glob("worst-*.webp"))}
@@ -27,12 +36,23 @@ def publish(out: Path, summary: Summary, scores: Scores, config: EvaluateConfig,
         panels=panels,
     )  # fmt: skip
     write_report(out / "report.html", summary, scores, material)
+    made = [evaluation_piece(out)]
+    write_lineage(out, made, used)
     if config.logger.wandb.mode != "disabled":
-        log_to_wandb(out, summary, scores, config, material.config)
+        log_to_wandb(out, summary, scores, config, material.config, made, used)
 
 
-def log_to_wandb(out: Path, summary: Summary, scores: Scores, config: EvaluateConfig, tree: dict[str, Any]) -> None:
-    """One run with a table of means, a table of clips, and the videos."""
+def evaluation_piece(out: Path) -> Piece:
+    """The figures of an evaluation."""
+    files = (out / "scores.csv", out / "summary.json", out / "table.md")
+    return Piece("evaluation", hashlib.sha256(files[0].read_bytes() + files[1].read_bytes()).hexdigest(), files)
+
+
+def log_to_wandb(
+    out: Path, summary: Summary, scores: Scores, config: EvaluateConfig, tree: dict[str, Any],
+    made: Sequence[Piece], used: Sequence[Piece],
+) -> None:  # fmt: skip
+    """One run with a table of means, a table of clips, the videos, and its place in the chain."""
     import wandb
 
     settings = config.logger.wandb
@@ -53,4 +73,5 @@ def log_to_wandb(out: Path, summary: Summary, scores: Scores, config: EvaluateCo
             content[f"videos/{clip}"] = wandb.Video(str(film), format="webm", caption=", ".join(summary.systems))
     run.log(content)
     run.summary.update({f"{s}/{n}": e.mean for s, row in summary.systems.items() for n, e in row.items()})
+    log_lineage(run, made, used, settings.mode == "offline")
     run.finish()

@@ -27,6 +27,8 @@ from ..evaluation.reconstruction import TRUTH, Protocol, ReconstructionEvaluatio
 from ..evaluation.scores import Scores
 from ..evaluation.statistics import Estimate
 from ..evaluation.summary import summarise, worst_clips
+from ..lineage import Piece, folder_piece
+from ..models.adapters import locate_adapters
 from ..training.data import low_high, open_source
 from .config import EvaluateConfig
 from .publish import publish
@@ -74,8 +76,15 @@ def reconstruct(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None
     console.print(terminal_table(summary, f"{len(summary.clips)} clips of {config.data.root}"))
     write_results(out, summary, scores)
     draw(codecs, scores, dataset, ids, config, out, device)
-    publish(out, summary, scores, config, f"Reconstruction of {config.data.root}")
+    publish(out, summary, scores, config, f"Reconstruction of {config.data.root}", pieces(config, source))
     console.print(f"[green]done[/green]: {out}")
+
+
+def pieces(config: EvaluateConfig, source: ClipSource) -> list[Piece]:
+    """The clips, and the adapters that are compared on them."""
+    named = [name for name in (config.adapters, *config.codecs.values()) if name]
+    adapters = [folder_piece("vae-adapters", locate_adapters(name)) for name in named]
+    return [Piece("data", source.manifest_hash), *dict.fromkeys(adapters)]
 
 
 def load_codecs(config: EvaluateConfig, device: torch.device) -> dict[str, Codec]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..command import ConfigError
 from .config import EvaluateConfig
 
 
@@ -17,6 +18,8 @@ def evaluate(config: EvaluateConfig, tree: dict[str, Any]) -> None:
         config: the checked configuration.
         tree: the same as plain containers, for the record.
     """
+    if config.logger.tensorboard:
+        raise ConfigError("logger=tensorboard is for train.py; evaluate.py writes tables and a report, or logger=wandb")
     out = Path(config.out)
     if config.compare is not None:
         from .comparison import run_comparison

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Len, MinLen
+from annotated_types import Ge, Gt, Le, Len, MinLen
 from pydantic import Field
 
 from ..data.captions import CaptionStyle
@@ -318,6 +318,21 @@ class CallbacksConfig:
 
 
 @dataclass
+class ClusterConfig:
+    """What plan=true counts with; a run itself takes nothing from here."""
+
+    __pydantic_config__ = STRICT
+    gpu: (
+        Literal["b200", "h200", "h100", "h100-pcie", "a100-80", "a100-40", "l40s", "5090", "4090", "3090"] | None
+    )  # kind; null: no times and no cost
+    gpus: Count | None  # how many; null: trainer.devices x trainer.num_nodes
+    gpus_per_node: Count  # that reach each other by their own link
+    network_gbit: Positive  # of one machine to the others, 10^9 bits per second
+    mfu: Annotated[float, Gt(0), Le(1)]  # share of the GPU's peak that the step reaches
+    price: Positive | None  # of a GPU for an hour, in any currency; null: no cost
+
+
+@dataclass
 class RunConfig:
     """One run."""
 
@@ -337,6 +352,7 @@ class RunConfig:
     loss: LossConfig | None
     logger: LoggerConfig
     callbacks: CallbacksConfig
+    cluster: ClusterConfig
     objective: str | None = None  # a column of metrics.csv; its last value is what a sweep by Optuna gets
     plan: bool = False  # say what the run is going to need, and stop
     note: str = ""  # for experiment files: what this is for

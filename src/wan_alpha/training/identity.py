@@ -16,6 +16,7 @@ FREE = (
     "ckpt_path",
     "run_dir",
     "plan",
+    "cluster",
     "note",
     "objective",
     "logger",

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from ..command import ConfigError
 from .config import RunConfig
 from .metrics_csv import MetricsCSV
+from .provenance import describe_environment
 
 TENSORBOARD = "tensorboard"
 """The folder of a run directory that `tensorboard --logdir` is given."""
@@ -67,7 +68,7 @@ def wandb_logger(config: RunConfig, tree: dict[str, Any]) -> WandbLogger:
         offline=wandb.mode == "offline",
         mode=wandb.mode,  # Lightning only sets a variable, which wandb reads once per process
         job_type=f"train-{config.stage}",
-        config=tree,
+        config=tree | {"code": describe_environment()["git"]},
     )
 
 

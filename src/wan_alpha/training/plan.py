@@ -1,4 +1,4 @@
-"""What a run is going to need, before anything is loaded: `python train.py stage=dit ... plan=true`.
+"""What a run is going to need, before anything is loaded: `python train.py ... plan=true`.
 
 Weights, gradients, optimiser and average follow from the shapes in the base's configuration files.  Activations are
 found by running the step on fake tensors, which have shapes and no numbers: what autograd keeps of the forward pass,
@@ -18,13 +18,10 @@ from unittest.mock import patch
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from ..command import ConfigError
 from ..models.alpha_vae import AdapterSpec, AlphaVAE
 from ..models.base import BaseError, locate_base, spatial_stride, temporal_stride
 from ..models.dit_adapters import add_dit_adapters
@@ -71,15 +68,22 @@ class StepShape:
 
 @dataclass
 class Plan:
-    """Bytes by part, and the FLOPs of a step: forward and backward, without what checkpointing computes again."""
+    """Bytes by part, and the FLOPs of one batch: forward and backward, without what checkpointing computes again.
+
+    Attributes:
+        apart: bytes among the parts that are never there together: in the backward pass a block's activations, or with
+            checkpointing its input, go as its gradients come.
+    """
 
     parts: dict[str, int] = field(default_factory=dict)
     flops: int = 0
     trained: int = 0
+    unit: int = 0  # bytes of the weights of one block
+    apart: int = 0
 
     @property
     def total(self) -> int:
-        return sum(self.parts.values())
+        return sum(self.parts.values()) - self.apart
 
 
 def plan_step(architecture: dict[str, Any], shape: StepShape) -> Plan:
@@ -92,9 +96,10 @@ def plan_step(architecture: dict[str, Any], shape: StepShape) -> Plan:
     if shape.checkpointing:
         kept = inputs + two[3] - one[3]  # inputs of all blocks, and what one keeps
     weights = {"transformer": frozen, "adapters": trained} if shape.kind != "full" else {"transformer": trained}
-    plan = Plan(weights, step_flops(architecture, shape), numbers)
+    plan = Plan(weights, step_flops(architecture, shape), numbers, two[0] + two[1] - one[0] - one[1])
     plan.parts |= {"gradients": trained, "optimiser": 2 * trained, "average": trained}
     plan.parts |= {"activations": kept, "working space": transient}
+    plan.apart = min(trained, (layers - 1) * (inputs if shape.checkpointing else kept) // layers)
     return plan
 
 
@@ -177,15 +182,17 @@ def step_flops(architecture: dict[str, Any], shape: StepShape) -> int:
 
 
 def plan_run(config: RunConfig) -> Plan:
-    """The plan of a configured run of stage=dit, for each device.
+    """The plan of a configured run, for each device, as if it were the only one.
 
     Raises:
-        ConfigError: another stage.
+        ConfigError: stage=base.
         BaseError: the shapes of the base are not known.
     """
     model = config.model
     if not isinstance(model, AlphaDiTConfig):
-        raise ConfigError(f"plan=true is for stage=dit; stage={config.stage} has no plan")
+        from .plan_vae import plan_vae  # it needs this module's shapes
+
+        return plan_vae(config)
     architecture, vae_config, text_config = shapes(config, model)
     dtype = getattr(torch, model.frozen.dtype)
     with torch.device("meta"):
@@ -202,7 +209,7 @@ def plan_run(config: RunConfig) -> Plan:
         model.adapter.rank,
         model.adapter.kind,
         config.trainer.activation_checkpointing,
-        _autocast(config),
+        uses_autocast(config),
         dtype if model.adapter.kind != "full" else torch.float32,
         image_tokens,
     )
@@ -214,6 +221,7 @@ def plan_run(config: RunConfig) -> Plan:
     others = {name: 0 if model.frozen.text_on_cpu else size for name, size in encoders.items()}
     others["RGBA VAE"] = bytes_of(codec)
     plan.parts = {"transformer": transformer, **others, **plan.parts}
+    plan.apart = plan.apart if config.trainer.accumulate_grad_batches == 1 else 0
     if config.data.kind != "latents" and not model.variants and isinstance(codec, AlphaVAE):
         step = plan.parts["activations"] + plan.parts["working space"]  # not there yet while a batch is encoded
         d = config.data
@@ -221,7 +229,8 @@ def plan_run(config: RunConfig) -> Plan:
     return plan
 
 
-def _autocast(config: RunConfig) -> bool:
+def uses_autocast(config: RunConfig) -> bool:
+    """Whether a step of this run computes in bf16."""
     from .run import resolve_precision  # it imports this module's neighbours
 
     return resolve_precision(config.trainer) != "32-true"
@@ -233,20 +242,33 @@ def _latent(config: RunConfig, vae: AutoencoderKLWan) -> tuple[int, int, int, in
     return config.data.batch_size, int(vae.config["z_dim"]), frames, height, width
 
 
+def vae_arguments(base: str) -> dict[str, Any]:
+    """Arguments of a base's VAE, from its files or from what is known."""
+    if base in KNOWN and not Path(base).exists():
+        return dict(KNOWN[base][1])
+    return _arguments(Path(locate_base(base)) / "vae")
+
+
+def transformer_arguments(base: str) -> dict[str, Any]:
+    """Arguments of a base's transformer, from its files or from what is known."""
+    if base in KNOWN and not Path(base).exists():
+        return dict(KNOWN[base][0])
+    return _arguments(Path(locate_base(base)) / "transformer")
+
+
 def shapes(config: RunConfig, model: AlphaDiTConfig) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The arguments of transformer, VAE and text encoder, from the files of a local base or from what is known."""
     base = config.base.path
+    vae = vae_arguments(base)
     if base in KNOWN and not Path(base).exists():
-        transformer, vae = KNOWN[base]
-        return dict(transformer), dict(vae), dict(UMT5_XXL)
+        return transformer_arguments(base), vae, dict(UMT5_XXL)
     where = Path(locate_base(base))
-    vae = _arguments(where / "vae")
     if model.fresh is not None:
         text = {"vocab_size": 4096, **model.fresh.text_encoder}
         return dict(model.fresh.transformer), vae, text
     text = _arguments(where / "text_encoder")
     known = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "feed_forward_proj")
-    return _arguments(where / "transformer"), vae, {name: text[name] for name in known if name in text}
+    return transformer_arguments(base), vae, {name: text[name] for name in known if name in text}
 
 
 def _image_encoder(config: RunConfig) -> tuple[int, int]:
@@ -266,29 +288,3 @@ def _arguments(folder: Path) -> dict[str, Any]:
             f"plan=true reads {folder / 'config.json'}, which is not there; known without files: {', '.join(KNOWN)}"
         ) from error
     return {name: value for name, value in content.items() if not name.startswith("_")}
-
-
-def print_plan(config: RunConfig) -> None:
-    """Show the plan of a run."""
-    plan = plan_run(config)
-    table = Table(title="memory of each device", title_justify="left")
-    table.add_column("part")
-    table.add_column("GiB", justify="right")
-    for name, size in plan.parts.items():
-        table.add_row(name, f"{size / 2**30:.3f}")
-    table.add_section()
-    table.add_row("in all", f"{plan.total / 2**30:.3f}")
-    console = Console()
-    console.print(table)
-    accumulate = config.trainer.accumulate_grad_batches
-    console.print(
-        f"trained: {plan.trained / 1e6:.2f} million numbers; a step of each device: "
-        f"{plan.flops * accumulate / 1e12:.4g} TFLOP (matrix products, without what checkpointing computes again)",
-        highlight=False,
-    )
-    if "encoding a batch" in plan.parts:
-        console.print(
-            "every batch is encoded anew before the step: what that takes beyond the step's activations and working "
-            "space is counted, its time and FLOPs are not; data=latents has none",
-            highlight=False,
-        )

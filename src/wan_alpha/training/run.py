@@ -37,6 +37,7 @@ from .preemption import StopOnSignal
 from .progress import StepProgress
 from .provenance import describe_environment, write_json
 from .quiet import quieten_lightning
+from .record_lineage import record_lineage
 from .sharded import read_rest
 from .stored import StoredLatentDataModule
 from .strategies import build_strategy, share_batch
@@ -85,6 +86,7 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
     trainer.loggers = build_loggers(config, tree, first_step)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        record_lineage(config, manifests, trainer.loggers)
     except SystemExit:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from None
     finally:

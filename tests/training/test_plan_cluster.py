@@ -1,0 +1,119 @@
+"""plan=true for stage=vae, and for clusters: against a real step, and against arithmetic by hand."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from launch import compose
+
+from wan_alpha.command import ConfigError
+from wan_alpha.training.build import build_module
+from wan_alpha.training.cluster import bandwidth, days_and_cost, estimate, gpus_of
+from wan_alpha.training.flops import Flops
+from wan_alpha.training.hardware import GPUS, known_gpu
+from wan_alpha.training.memory import LiveBytes, bytes_of
+from wan_alpha.training.plan import Plan, plan_run
+from wan_alpha.training.plan_report import print_plan
+
+VAE = ["stage=vae", "data.size=[32,32]", "data.num_frames=5", "data.batch_size=2", "trainer.precision=32-true"]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_plan_of_an_rgba_vae_is_a_real_steps(checkpointing: bool) -> None:
+    config, _ = compose(*VAE, f"trainer.activation_checkpointing={checkpointing}")
+    plan = plan_run(config)
+    module = build_module(config)
+    module.log_step = lambda values: None  # type: ignore[method-assign]
+    trained = sum(p.numel() * 4 for p in module.trainable().values())
+    assert plan.parts["adapters"] == plan.parts["gradients"] == plan.parts["average"] == trained
+    assert plan.parts["adapters"] + plan.parts["base VAE"] == bytes_of(module.vae)
+    rgb = torch.rand(2, 3, 5, 32, 32)
+    batch = {"rgb": rgb, "alpha": rgb[:, :1].clone(), "background": torch.rand(2, 3), "canvas": torch.rand(2, 3)}
+    with LiveBytes() as live, Flops() as flops:
+        loss = module.training_step(batch, 0)
+        flops.backward = True
+        loss.backward()
+    planned = plan.parts["gradients"] + plan.parts["activations and working space"]
+    assert planned == pytest.approx(live.peak, rel=0.1)
+    assert plan.flops == pytest.approx(flops.total, rel=0.01)
+    assert bool(flops.again) is checkpointing
+    plain = plan_run(compose(*VAE)[0])
+    assert plan.flops == plain.flops  # what checkpointing computes again is not counted
+    assert (plan.total < plain.total) is checkpointing
+
+
+def test_version_2s_prior_is_planned_with_its_transformer() -> None:
+    plain = plan_run(compose(*VAE)[0])
+    prior = plan_run(compose(*VAE, "loss.prior.weight=0.1", "loss.prior.base=tiny")[0])
+    assert prior.parts["diffusion prior"] > 0
+    assert prior.flops > plain.flops
+    assert prior.total > plain.total
+
+
+PLAN = Plan(
+    {"transformer": 80 * 2**30, "RGBA VAE": 2**30, "adapters": 2**30, "gradients": 2**30, "optimiser": 2 * 2**30,
+     "average": 2**30, "activations": 10 * 2**30},
+    flops=10**15, trained=2**28, unit=2**30, apart=2**30,
+)  # fmt: skip
+CLUSTER = ["cluster.gpu=h200", "cluster.gpus=16", "cluster.price=3", "cluster.mfu=0.5", "trainer.max_steps=1000"]
+
+
+def test_a_cluster_is_planned_by_arithmetic() -> None:
+    config, _ = compose(*CLUSTER)
+    ddp, fsdp = (estimate(config, PLAN, strategy) for strategy in ("ddp", "fsdp"))
+    assert ddp.memory == pytest.approx(96 + 1 - 1)  # buckets of gradients come on top
+    assert fsdp.memory == pytest.approx(85 / 16 + 1 + 10 + 2 - 1 / 16)
+    assert fsdp.fits(GPUS["h200"])
+    assert not ddp.fits(GPUS["h100"])
+    assert ddp.compute == fsdp.compute == pytest.approx(1e15 / (0.5 * 989.4e12))
+    assert bandwidth(config) == 400 / 8 / 8  # two machines: a GPU has its share of the network
+    assert ddp.communicate == pytest.approx(2 * 15 / 16 * 2**30 / (6.25e9))
+    assert fsdp.communicate == pytest.approx(15 / 16 * (2 * 81 + 1) * 2**30 / (6.25e9))
+    low, high = ddp.seconds
+    assert (low, high) == (max(ddp.compute, ddp.communicate), ddp.compute + ddp.communicate)
+    days, cost = days_and_cost(config, high)
+    assert days == pytest.approx(high * 1000 / 86400)
+    assert cost == pytest.approx(days * 24 * 16 * 3)
+
+
+def test_one_machine_uses_its_own_link_and_one_gpu_none() -> None:
+    eight, one = (compose("cluster.gpu=h200", f"cluster.gpus={n}")[0] for n in (8, 1))
+    assert bandwidth(eight) == 450
+    alone = estimate(one, PLAN, "ddp")
+    assert alone.communicate == 0
+    assert alone.memory == pytest.approx(PLAN.total / 2**30)
+    waiting = compose("cluster.gpu=h200", "cluster.gpus=8", "trainer.accumulate_grad_batches=4")[0]
+    assert estimate(waiting, PLAN, "ddp").apart == 0
+    assert estimate(waiting, PLAN, "ddp").compute == 4 * estimate(eight, PLAN, "ddp").compute
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpus"), [("4", 8), ("[0,3,5]", 6), ("auto", 2)],
+)  # fmt: skip
+def test_without_a_number_the_trainers_devices_count(devices: str, gpus: int) -> None:
+    assert gpus_of(compose(f"trainer.devices={devices}", "trainer.num_nodes=2")[0]) == gpus
+
+
+def test_the_report_states_what_it_assumes(capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(compose(*VAE, "trainer.max_steps=100000", *CLUSTER[:4])[0])
+    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for words in ("16 x NVIDIA H200", "global batch 32", "trainer.strategy=fsdp", "fits 140.4 GiB", "days to the last",
+                  "cost", "50% (cluster.mfu) of 989.4 TFLOP/s", "assumed", "6.25 GB/s"):  # fmt: skip
+        assert words in shown, words
+
+
+def test_a_gpu_that_is_not_in_the_table_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.gpu='h1000': input should be 'b200', 'h200'"):
+        compose("cluster.gpu=h1000")
+
+
+@pytest.mark.parametrize(
+    ("reported", "name"),
+    [("NVIDIA H100 80GB HBM3", "h100"), ("NVIDIA H100 PCIe", "h100-pcie"), ("NVIDIA A100-SXM4-80GB", "a100-80"),
+     ("NVIDIA GeForce RTX 4090", "4090")],
+)  # fmt: skip
+def test_gpus_are_known_by_what_the_driver_says(reported: str, name: str) -> None:
+    assert known_gpu(reported) is GPUS[name]
+    assert known_gpu("GeForce GTX 1080") is None
