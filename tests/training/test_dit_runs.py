@@ -22,6 +22,7 @@ from wan_alpha.data.errors import DataError
 from wan_alpha.models.base import BaseError
 from wan_alpha.training.checkpoints import CheckpointError
 from wan_alpha.training.data import open_source
+from wan_alpha.wandb_dashboard import SECTIONS
 
 SMALL = [
     "stage=dit", "base=path", "data=clips", "data.size=[16,16]", "data.num_frames=5", "data.batch_size=2",
@@ -122,6 +123,7 @@ def test_the_loss_is_logged_by_noise_level(base: Path, clips: Path, tmp_path: Pa
     levels = [float(v) for k, v in row.items() if k.startswith("train/loss_t") and v]
     assert len(levels) >= 2  # eight samples
     assert all(0 < level < 20 for level in levels)
+    assert {name for plot in SECTIONS["Text to RGBA video"].values() for name in plot} <= set(row)
     assert [k for k in row if k.startswith("val/loss_t")] == [f"val/loss_t{t}" for t in (0.1, 0.3, 0.5, 0.7, 0.9)]
 
 

@@ -23,6 +23,7 @@ from wan_alpha import AlphaVAE
 from wan_alpha.lineage import folder_piece
 from wan_alpha.models.adapters import AdapterError
 from wan_alpha.training.checkpoints import last_checkpoint
+from wan_alpha.wandb_dashboard import SECTIONS
 
 
 def read_csv(run_dir: Path) -> list[dict[str, str]]:
@@ -156,6 +157,11 @@ def test_wandb_has_the_films(run_dir: Path) -> None:
     films = list(offline[0].glob("files/media/videos/*.mp4"))
     assert len(films) == 2 * 2  # two validations of two clips
     assert all(film.read_bytes()[4:8] == b"ftyp" for film in films)
+
+
+def test_the_dashboard_shows_figures_that_a_run_has(run_dir: Path) -> None:
+    shown = {name for plot in SECTIONS["RGBA VAE"].values() for name in plot}
+    assert shown <= set(read_csv(run_dir)[0])
 
 
 def test_its_place_in_the_chain_is_written_and_logged(run_dir: Path) -> None:

@@ -41,6 +41,7 @@ from .record_lineage import record_lineage
 from .sharded import read_rest
 from .stored import StoredLatentDataModule
 from .strategies import build_strategy, share_batch
+from .utilisation import Utilisation
 from .validation import ReconstructionValidation
 
 log = logging.getLogger(__name__)
@@ -245,6 +246,9 @@ def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
     if config.callbacks.progress:
         frames = config.data.batch_size * config.data.num_frames * t.accumulate_grad_batches
         callbacks.append(StepProgress(frames, t.log_every_n_steps))
+    compiled = isinstance(config.model, AlphaDiTConfig) and config.model.frozen.compile
+    if not compiled:  # what is compiled cannot be counted
+        callbacks.append(Utilisation(t.log_every_n_steps))
     callbacks.append(Export(run_dir, ema, getattr(torch, config.callbacks.export_dtype)))
     checkpoint = PeriodicCheckpoint(run_dir, t.checkpoint_every_n_steps, t.keep_checkpoints)
     return [*callbacks, checkpoint, StopOnSignal(checkpoint)]
