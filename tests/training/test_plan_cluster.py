@@ -104,6 +104,13 @@ def test_the_report_states_what_it_assumes(capsys: pytest.CaptureFixture[str]) -
         assert words in shown, words
 
 
+def test_a_global_batch_is_shared(capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(compose(*VAE, "data.global_batch=32", "cluster.gpu=h100", "cluster.gpus=8")[0])
+    assert "global batch 32" in re.sub(r"\s+", " ", capsys.readouterr().out)
+    with pytest.raises(ConfigError, match=r"data\.global_batch=30 cannot be divided evenly by 8 ranks"):
+        print_plan(compose(*VAE, "data.global_batch=30", "cluster.gpu=h100", "cluster.gpus=8")[0])
+
+
 def test_a_gpu_that_is_not_in_the_table_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"cluster\.gpu='h1000': input should be 'b200', 'h200'"):
         compose("cluster.gpu=h1000")

@@ -6,6 +6,7 @@ import diffusers
 from rich.console import Console
 from rich.table import Table
 
+from ..command import ConfigError
 from .cluster import Estimate, bandwidth, days_and_cost, estimate, gpus_of
 from .config import RunConfig
 from .hardware import GPUS
@@ -16,6 +17,7 @@ APART = "never together: gradients, activations"
 
 def print_plan(config: RunConfig) -> None:
     """Show what a run is going to need: of one device, and with `cluster.gpu` of a cluster."""
+    _share_batch(config)
     diffusers.utils.logging.set_verbosity_error()  # it advises on weights that nobody loads
     plan = plan_run(config)
     console = Console()
@@ -34,6 +36,16 @@ def print_plan(config: RunConfig) -> None:
     console.print(_cluster(config, both))
     for line in assumptions(config):
         console.print(f"- {line}", highlight=False)
+
+
+def _share_batch(config: RunConfig) -> None:
+    """Give each GPU its part of `data.global_batch`, as a run does."""
+    wanted, ranks = config.data.global_batch, gpus_of(config) // config.trainer.context_ranks
+    if wanted is None:
+        return
+    if not ranks or wanted % ranks:
+        raise ConfigError(f"data.global_batch={wanted} cannot be divided evenly by {ranks} ranks")
+    config.data.batch_size = wanted // ranks
 
 
 def notes(plan: Plan) -> list[str]:
@@ -63,7 +75,7 @@ def _cluster(config: RunConfig, estimates: list[Estimate]) -> Table:
     """One column for each strategy."""
     gpu, gpus = GPUS[config.cluster.gpu or ""], gpus_of(config)
     t = config.trainer
-    batch = gpus * config.data.batch_size * t.accumulate_grad_batches
+    batch = gpus // t.context_ranks * config.data.batch_size * t.accumulate_grad_batches
     table = Table(title=f"{gpus} x {gpu.title}, global batch {batch}, {t.max_steps} steps", title_justify="left")
     table.add_column("")
     for e in estimates:
@@ -91,6 +103,7 @@ def _cluster(config: RunConfig, estimates: list[Estimate]) -> Table:
 def assumptions(config: RunConfig) -> list[str]:
     """What the figures of a cluster rest on."""
     cluster, gpu = config.cluster, GPUS[config.cluster.gpu or ""]
+    divided = config.trainer.context_ranks
     where = "in one machine" if gpus_of(config) <= cluster.gpus_per_node else "between machines"
     return [
         f"computing: {cluster.mfu:.0%} (cluster.mfu) of {gpu.tflops:g} TFLOP/s, dense bf16 ({gpu.source}); assumed",
@@ -98,4 +111,5 @@ def assumptions(config: RunConfig) -> list[str]:
         "computing to not at all",
         "fits: with a tenth more for the allocator and 1 GiB for CUDA's context",
         "not counted: loading data, validations, checkpoints, restarts, encoding clips within the step",
+        *([f"trainer.context_ranks={divided} is not known here: each GPU is counted with whole clips"] * (divided > 1)),
     ]
