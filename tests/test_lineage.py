@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_world import random_base
 
+from wan_alpha import lineage
 from wan_alpha.lineage import Piece, artifact, described, folder_piece, log_lineage, write_lineage
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 
@@ -72,3 +74,23 @@ def test_offline_nothing_asks_the_server_and_the_chain_is_in_the_configuration(a
     assert [one.name for one in run.logged] == [made[0].name]
     assert run.known["lineage"] == described(made, used)
     assert run.known["lineage"]["used"] == [{"kind": "data", "name": "data-000000000000", "sha256": "0" * 64}]
+
+
+@pytest.mark.parametrize("failure", ["silent", "refuses"])
+def test_a_dead_server_is_told_of_and_nothing_waits_for_it(
+    failure: str, adapters: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lineage, "PATIENCE_SECONDS", 0.2 if failure == "silent" else 60)
+    forever = threading.Event()
+
+    class Dead(Server):
+        def use_artifact(self, one: Any) -> None:
+            if failure == "refuses":
+                raise ConnectionError("gone")
+            forever.wait()
+
+    log_lineage(Dead(), [folder_piece("vae-adapters", adapters)], [Piece("data", "0" * 64)], offline=False)
+    forever.set()
+    said = {"silent": "no answer in 0.2 seconds", "refuses": "ConnectionError: gone"}[failure]
+    assert said in caplog.text
+    assert "lineage.json has what was made of what" in caplog.text

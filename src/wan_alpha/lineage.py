@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+log = logging.getLogger(__name__)
+
 FILE = "lineage.json"
+PATIENCE_SECONDS = 600.0
+"""For the server of Weights & Biases; adapters of hundreds of megabytes are uploaded in this time."""
 Kind = Literal["data", "vae-adapters", "latents", "dit-adapters", "base", "evaluation"]
 
 
@@ -91,8 +97,31 @@ def log_lineage(run: Any, made: Sequence[Piece], used: Sequence[Piece], offline:
             what was made is uploaded by `wandb sync`.
     """
     run.config.update({"lineage": described(made, used)}, allow_val_change=True)
-    if not offline:
-        for piece in used:
-            run.use_artifact(artifact(piece))
-    for piece in made:
-        run.log_artifact(artifact(piece))
+
+    def log_pieces() -> None:
+        for piece in made:
+            run.log_artifact(artifact(piece))
+        for piece in () if offline else used:
+            run.use_artifact(artifact(piece))  # waits for the server
+
+    told = _patiently(log_pieces)
+    if told is not None:
+        log.warning("Weights & Biases did not take the artifacts (%s); %s has what was made of what", told, FILE)
+
+
+def _patiently(action: Callable[[], None]) -> str | None:
+    """Do it; what went wrong in a sentence, or None.  Finished work must not wait for a dead server."""
+    problems: list[str] = []
+
+    def attempt() -> None:
+        try:
+            action()
+        except Exception as error:
+            problems.append(f"{type(error).__name__}: {error}")
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    thread.join(PATIENCE_SECONDS)
+    if thread.is_alive():
+        return f"no answer in {PATIENCE_SECONDS:g} seconds"
+    return problems[0] if problems else None

@@ -27,9 +27,9 @@ from ..evaluation.reconstruction import TRUTH, Protocol, ReconstructionEvaluatio
 from ..evaluation.scores import Scores
 from ..evaluation.statistics import Estimate
 from ..evaluation.summary import summarise, worst_clips
-from ..lineage import Piece, folder_piece
-from ..models.adapters import locate_adapters
+from ..lineage import Piece
 from ..training.data import low_high, open_source
+from ..training.record_lineage import adapters_piece
 from .config import EvaluateConfig
 from .publish import publish
 from .record import begin, write_bytes, write_results, write_text
@@ -83,7 +83,7 @@ def reconstruct(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None
 def pieces(config: EvaluateConfig, source: ClipSource) -> list[Piece]:
     """The clips, and the adapters that are compared on them."""
     named = [name for name in (config.adapters, *config.codecs.values()) if name]
-    adapters = [folder_piece("vae-adapters", locate_adapters(name)) for name in named]
+    adapters = [piece for name in named for piece in adapters_piece("vae-adapters", name)]
     return [Piece("data", source.manifest_hash), *dict.fromkeys(adapters)]
 
 
