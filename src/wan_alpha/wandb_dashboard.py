@@ -55,7 +55,7 @@ def build(entity: str, project: str) -> Any:
         raise DashboardError("the dashboard needs wandb-workspaces: pip install 'wan-alpha[dashboard]'") from error
     sections = []
     for name, plots in SECTIONS.items():
-        panels: list[Any] = [parts.LinePlot(title=title, x=STEP, y=metrics) for title, metrics in plots.items()]
+        panels: list[Any] = [parts.LinePlot(title=title, x=STEP, y=[*metrics]) for title, metrics in plots.items()]
         if name in MEDIA:
             panels.append(parts.MediaBrowser(media_keys=MEDIA[name]))
         sections.append(workspaces.Section(name=name, panels=panels, is_open=True))
