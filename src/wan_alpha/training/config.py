@@ -92,6 +92,8 @@ class TrainerConfig:
     channels_last: bool  # memory format of convolution weights
     deterministic: bool  # only algorithms that give the same bits every time
     threads: Natural  # CPU threads; 0 leaves torch's choice
+    heartbeat_s: Positive  # of several processes: one that gives no sign of life for so many seconds is lost
+    timeout_s: Positive  # of several processes: when none gets on for so many seconds, the run ends
 
 
 @dataclass

@@ -44,6 +44,8 @@ FREE = (
     "trainer.checkpoint_every_n_steps",
     "trainer.keep_checkpoints",
     "trainer.threads",
+    "trainer.heartbeat_s",
+    "trainer.timeout_s",
     "optim.schedule_steps",
 )
 # These may change within a run, but are meant as a new one when nothing else says which run is meant.

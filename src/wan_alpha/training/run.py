@@ -31,6 +31,7 @@ from .ema import AdapterEMA
 from .finish import Export
 from .generation import GenerationValidation
 from .guards import ReportUnreadable, StopOnNonFinite
+from .heartbeat import Heartbeat
 from .identity import differing_keys
 from .loggers import build_loggers
 from .preemption import StopOnSignal
@@ -251,7 +252,7 @@ def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
         callbacks.append(Utilisation(t.log_every_n_steps))
     callbacks.append(Export(run_dir, ema, getattr(torch, config.callbacks.export_dtype)))
     checkpoint = PeriodicCheckpoint(run_dir, t.checkpoint_every_n_steps, t.keep_checkpoints)
-    return [*callbacks, checkpoint, StopOnSignal(checkpoint)]
+    return [*callbacks, checkpoint, StopOnSignal(checkpoint), Heartbeat(t.heartbeat_s, t.timeout_s)]
 
 
 def finish_wandb(loggers: list[Logger]) -> None:
