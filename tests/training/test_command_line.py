@@ -16,7 +16,7 @@ from benchmarks import merge_init
 
 OURS = [
     r"data: \d+ training clips \(\d+ frames\), \d+ held out",
-    r"step \d+/\d+  loss \d+\.\d+  \d+\.\d frames/s  \d+\.\d min left",
+    r"step \d+/\d+  loss \d+\.\d+  \d+\.\d frames/s(  waiting for data \d+%)?  \d+\.\d min left",
     r"done: .*",
     r"continuing .*step-\d{8}\.ckpt.*",
     r"",

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import math
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto.wandb_internal_pb2 import Record
 
 from wan_alpha import AlphaVAE
+from wan_alpha.data.dataset import Batch, ClipDataset
 from wan_alpha.lineage import folder_piece
 from wan_alpha.models.adapters import AdapterError
 from wan_alpha.training.checkpoints import last_checkpoint
@@ -230,7 +232,7 @@ def test_accumulated_batches_are_one_larger_batch(wan22: Path, clips: Path, tmp_
     train(*small(wan22, clips, tmp_path / "one", *once, "data.batch_size=4"))
     train(*small(wan22, clips, tmp_path / "two", *once, "data.batch_size=2", "trainer.accumulate_grad_batches=2"))
     one, two = first_row(tmp_path / "one"), first_row(tmp_path / "two")
-    for name in one.keys() - {"train/frames_per_second"}:
+    for name in one.keys() - {"train/frames_per_second", "train/data_wait"}:
         assert two[name] == pytest.approx(one[name], rel=1e-5), name
     states = [
         torch.load(tmp_path / n / "checkpoints" / "step-00000001.ckpt", weights_only=True) for n in ("one", "two")
@@ -257,3 +259,22 @@ def test_stage_base_makes_a_base_that_stage_vae_takes(clips: Path, tmp_path: Pat
     rows = read_csv(tmp_path / "base")
     assert float(rows[-1]["val/alpha/psnr"]) > 0
     train(*small(tmp_path / "base" / "base", clips, tmp_path / "vae", "trainer.max_steps=1"))
+
+
+def test_waiting_for_data_is_a_metric_and_is_said(
+    wan22: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = ClipDataset.__getitems__
+
+    def read_slowly(self: ClipDataset, numbers: list[int]) -> Batch:
+        time.sleep(0.4)
+        return read(self, numbers)
+
+    monkeypatch.setattr(ClipDataset, "__getitems__", read_slowly)
+    quick = ["trainer.max_steps=2", "trainer.val_every_n_steps=0", "callbacks.progress=true"]
+    began = time.perf_counter()
+    train(*small(wan22, clips, tmp_path, *quick))
+    elapsed = time.perf_counter() - began
+    shares = [float(row["train/data_wait"]) for row in read_csv(tmp_path)]
+    assert all(0.4 / elapsed < share <= 1 for share in shares)
+    assert "waiting for data" in capsys.readouterr().out

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -15,6 +16,9 @@ from .config import RunConfig
 from .metrics_csv import MetricsCSV
 from .provenance import describe_environment
 
+log = logging.getLogger(__name__)
+WANDB_START, WANDB_END = 60.0, 300.0
+"""Seconds that W&B has to answer before a run, and to take the rest of it at the end; training never waits for it."""
 TENSORBOARD = "tensorboard"
 """The folder of a run directory that `tensorboard --logdir` is given."""
 
@@ -52,7 +56,33 @@ def build_loggers(config: RunConfig, tree: dict[str, Any], first_step: int) -> l
 
 
 def wandb_logger(config: RunConfig, tree: dict[str, Any]) -> WandbLogger:
-    """One run at Weights & Biases for one run directory, however often it is continued."""
+    """One run at Weights & Biases for one run directory, however often it is continued; offline if nobody answers.
+
+    Raises:
+        ConfigError: there is no key, or it is refused.
+    """
+    import wandb
+    from wandb.errors import AuthenticationError, CommError, UsageError
+
+    logger = _wandb_logger(config, tree, config.logger.wandb.mode)
+    if config.logger.wandb.mode != "online" or rank_zero_only.rank != 0:
+        return logger
+    try:
+        _ = logger.experiment  # connects
+    except (AuthenticationError, UsageError) as error:
+        raise ConfigError(
+            f"logger.wandb.mode=online: {error}; call `wandb login`, or choose logger.wandb.mode=offline"
+        ) from error
+    except CommError as error:
+        reason = str(error).partition("\n")[0]
+        place = Path(config.run_dir) / "wandb"
+        log.warning("W&B does not answer (%s): this run is kept offline; later: wandb sync %s", reason, place)
+        wandb.teardown()  # its service still counts the run as begun
+        return _wandb_logger(config, tree, "offline")
+    return logger
+
+
+def _wandb_logger(config: RunConfig, tree: dict[str, Any], mode: Literal["offline", "online"]) -> WandbLogger:
     wandb = config.logger.wandb
     file = Path(config.run_dir) / "wandb_id.txt"
     if not file.exists():
@@ -65,10 +95,11 @@ def wandb_logger(config: RunConfig, tree: dict[str, Any]) -> WandbLogger:
         name=wandb.name or Path(config.run_dir).name,
         tags=wandb.tags,
         save_dir=config.run_dir,
-        offline=wandb.mode == "offline",
-        mode=wandb.mode,  # Lightning only sets a variable, which wandb reads once per process
+        offline=mode == "offline",
+        mode=mode,  # Lightning only sets a variable, which wandb reads once per process
         job_type=f"train-{config.stage}",
         config=tree | {"code": describe_environment()["git"]},
+        settings={"init_timeout": WANDB_START, "finish_timeout": WANDB_END},
     )
 
 

@@ -7,12 +7,35 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.profilers import PassThroughProfiler
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+MUCH_WAITING = 0.05
+"""Share of time waiting for data that is said on the terminal."""
+
+
+class DataWait(PassThroughProfiler):
+    """Lightning's clock around the next batch: seconds that training stood still because it was not there yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds, self._began = 0.0, 0.0
+
+    def start(self, action_name: str) -> None:
+        if action_name.endswith(".train_dataloader_next"):
+            self._began = time.perf_counter()
+
+    def stop(self, action_name: str) -> None:
+        if action_name.endswith(".train_dataloader_next"):
+            self.seconds += time.perf_counter() - self._began
 
 
 class StepProgress(ProgressBar):
     """A rich progress bar over optimiser steps; without a terminal, one plain line now and then.
+
+    Logs `train/frames_per_second` since the start, and of this rank `train/data_wait`, the share of the time since the
+    last line that training waited for its next batch (0 to 1).
 
     Args:
         frames_per_step: video frames that one optimiser step sees on each rank, for the throughput.
@@ -37,6 +60,7 @@ class StepProgress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self.started, self.first_step = time.perf_counter(), trainer.global_step
         self.paused, self.last_step = 0.0, self.first_step
+        self.mark = (self.started, 0.0, self._waited(trainer))
         self.frames_all_ranks = self.frames_per_step * trainer.world_size
         if self.enabled and self.console.is_terminal:
             self.bar = Progress(
@@ -69,8 +93,10 @@ class StepProgress(ProgressBar):
             return
         elapsed = time.perf_counter() - self.started - self.paused
         self.frames_per_second = (step - self.first_step) * self.frames_all_ranks / max(elapsed, 1e-9)
+        waiting = self._waiting_share(trainer)
         figures = f"loss {float(trainer.callback_metrics.get('train/loss', float('nan'))):.4f}"
         figures += f"  {self.frames_per_second:.1f} frames/s"
+        figures += f"  waiting for data {waiting:.0%}" if waiting > MUCH_WAITING else ""
         if self.bar is not None:
             self.bar.update(self.task, figures=figures)
         else:
@@ -78,6 +104,18 @@ class StepProgress(ProgressBar):
             left = (trainer.max_steps - step) / max(rate, 1e-9)
             self.console.print(f"step {step}/{trainer.max_steps}  {figures}  {left / 60:.1f} min left", highlight=False)
         trainer.lightning_module.log("train/frames_per_second", self.frames_per_second)
+        trainer.lightning_module.log("train/data_wait", waiting)
+
+    @staticmethod
+    def _waited(trainer: pl.Trainer) -> float:
+        profiler = trainer.profiler
+        return profiler.seconds if isinstance(profiler, DataWait) else 0.0
+
+    def _waiting_share(self, trainer: pl.Trainer) -> float:
+        """Of the time since this was last asked, validations apart."""
+        before, self.mark = self.mark, (time.perf_counter(), self.paused, self._waited(trainer))
+        elapsed, paused, waited = (now - then for now, then in zip(self.mark, before, strict=True))
+        return min(1.0, waited / max(elapsed - paused, 1e-9))
 
     def teardown(self, *_: Any, **__: Any) -> None:
         if self.bar is not None:

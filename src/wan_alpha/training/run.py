@@ -35,7 +35,7 @@ from .heartbeat import Heartbeat
 from .identity import differing_keys
 from .loggers import build_loggers
 from .preemption import StopOnSignal
-from .progress import StepProgress
+from .progress import DataWait, StepProgress
 from .provenance import describe_environment, write_json
 from .quiet import quieten_lightning
 from .record_lineage import record_lineage
@@ -215,6 +215,7 @@ def _trainer(config: RunConfig) -> pl.Trainer:
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
+        profiler=DataWait(),
         plugins=[AtomicCheckpointIO()],
         logger=False,
     )
