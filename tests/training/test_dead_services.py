@@ -15,6 +15,7 @@ from launch import ROOT, At, small, train
 from wandb_server import WandbServer
 
 from benchmarks.range_server import RangeServer
+from wan_alpha import lineage
 from wan_alpha.command import ConfigError
 from wan_alpha.data import stores
 from wan_alpha.data.errors import StoreError
@@ -32,6 +33,7 @@ def wandb_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
         monkeypatch.setenv(f"WANDB_{name}", value)
     monkeypatch.setattr(loggers, "WANDB_START", 2.0)
     monkeypatch.setattr(loggers, "WANDB_END", 2.0)
+    monkeypatch.setattr(lineage, "PATIENCE_SECONDS", 2.0)
     yield monkeypatch
     wandb.teardown()
 

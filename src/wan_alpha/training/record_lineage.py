@@ -25,7 +25,7 @@ def record_lineage(config: RunConfig, manifests: dict[str, Any], loggers: Sequen
     write_lineage(config.run_dir, made, used)
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            log_lineage(logger.experiment, made, used, config.logger.wandb.mode == "offline")
+            log_lineage(logger.experiment, made, used, logger.experiment.offline)  # perhaps only since it began
 
 
 def outcome(config: RunConfig) -> list[Piece]:
