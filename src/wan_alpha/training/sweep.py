@@ -64,8 +64,13 @@ def varied(jobs: list[Job]) -> list[str]:
     return [n for n in names if n != "run_dir" and len({json.dumps(job.keys.get(n)) for job in jobs}) > 1]
 
 
+def shown(value: Any) -> str:
+    """A value of a key; four digits tell what a search has drawn."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def label(job: Job, keys: list[str]) -> str:
-    return ", ".join(f"{key}={job.keys.get(key)}" for key in keys) or "the only job"
+    return ", ".join(f"{key}={shown(job.keys.get(key))}" for key in keys) or "the only job"
 
 
 def table(jobs: list[Job], keys: list[str]) -> str:
@@ -76,7 +81,7 @@ def table(jobs: list[Job], keys: list[str]) -> str:
         last = job.rows[-1] if job.rows else {}
         step = f"{last['step']:.0f}" if last else "not validated yet"
         values = (f"{last[name]:.4g}" if name in last else "–" for name in figures)
-        lines.append([*(str(job.keys.get(key)) for key in keys), step, *values])
+        lines.append([*(shown(job.keys.get(key)) for key in keys), step, *values])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -88,14 +93,17 @@ def plot(jobs: list[Job], keys: list[str], figure: str, file: Path) -> None:
     import matplotlib.pyplot as plt
 
     canvas, axis = plt.subplots(figsize=(8, 4.5))
+    if len(jobs) > 10:
+        axis.set_prop_cycle(color=[plt.get_cmap("tab20")(n) for n in range(20)])
     for job in jobs:
         points = [(row["step"], row[figure]) for row in job.rows if figure in row]
         axis.plot(*zip(*points, strict=True) if points else ((), ()), marker="o", markersize=3, label=label(job, keys))
     axis.set(xlabel="step", ylabel=figure, title=f"{file.parent.name}, held-out clips")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="small")
     canvas.tight_layout()
-    canvas.savefig(file, dpi=120)
+    # Below the plot: names of many keys are longer than it is wide, and many jobs more than fit into it.
+    axis.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(0, -0.14), ncols=1 if len(keys) > 1 else 3)
+    canvas.savefig(file, dpi=120, bbox_inches="tight")
     plt.close(canvas)
 
 
