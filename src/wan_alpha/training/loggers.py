@@ -27,7 +27,7 @@ class TensorBoardEvents(TensorBoardLogger):
     """Events of one run in its own folder.  Rows after the step a run continues from are marked as purged."""
 
     def __init__(self, run_dir: str | Path, first_step: int) -> None:
-        purge = {"purge_step": first_step + 1} if first_step else {}
+        purge: dict[str, Any] = {"purge_step": first_step + 1} if first_step else {}
         super().__init__(run_dir, name=TENSORBOARD, version="", default_hp_metric=False, **purge)
 
     @rank_zero_only
@@ -55,6 +55,10 @@ def build_loggers(config: RunConfig, tree: dict[str, Any], first_step: int) -> l
     return loggers
 
 
+def _is_first_rank() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0  # an attribute of a function, which type checkers do not know
+
+
 def wandb_logger(config: RunConfig, tree: dict[str, Any]) -> WandbLogger:
     """One run at Weights & Biases for one run directory, however often it is continued; offline if nobody answers.
 
@@ -65,7 +69,7 @@ def wandb_logger(config: RunConfig, tree: dict[str, Any]) -> WandbLogger:
     from wandb.errors import AuthenticationError, CommError, UsageError
 
     logger = _wandb_logger(config, tree, config.logger.wandb.mode)
-    if config.logger.wandb.mode != "online" or rank_zero_only.rank != 0:
+    if config.logger.wandb.mode != "online" or not _is_first_rank():
         return logger
     try:
         _ = logger.experiment  # connects
@@ -117,6 +121,6 @@ def tensorboard_logger(config: RunConfig, tree: dict[str, Any], first_step: int)
             "figures"
         ) from error
     logger = TensorBoardEvents(config.run_dir, first_step)
-    if rank_zero_only.rank == 0:
+    if _is_first_rank():
         logger.experiment.add_text("config", f"```yaml\n{yaml.safe_dump(tree)}```", first_step)
     return logger

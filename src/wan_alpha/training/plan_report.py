@@ -106,8 +106,8 @@ def assumptions(config: RunConfig) -> list[str]:
     divided = config.trainer.context_ranks
     where = "in one machine" if gpus_of(config) <= cluster.gpus_per_node else "between machines"
     return [
-        f"computing: {cluster.mfu:.0%} (cluster.mfu) of {gpu.tflops:g} TFLOP/s, dense bf16 ({gpu.source}); assumed, and "
-        "the time in which checkpointing computes again counts as unused",
+        f"computing: {cluster.mfu:.0%} (cluster.mfu) of {gpu.tflops:g} TFLOP/s, dense bf16 ({gpu.source}); assumed, "
+        "and the time in which checkpointing computes again counts as unused",
         f"communicating: {bandwidth(config):g} GB/s for each GPU {where}, at full speed; from wholly hidden behind "
         "computing to not at all",
         "fits: with a tenth more for the allocator and 1 GiB for CUDA's context",
