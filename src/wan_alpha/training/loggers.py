@@ -86,7 +86,9 @@ def wandb_logger(config: RunConfig, tree: dict[str, Any]) -> WandbLogger:
     return logger
 
 
-def _wandb_logger(config: RunConfig, tree: dict[str, Any], mode: Literal["offline", "online"]) -> WandbLogger:
+def _wandb_logger(
+    config: RunConfig, tree: dict[str, Any], mode: Literal["disabled", "offline", "online"]
+) -> WandbLogger:
     wandb = config.logger.wandb
     file = Path(config.run_dir) / "wandb_id.txt"
     if not file.exists():
