@@ -34,7 +34,7 @@ def run(name: str, *command: str) -> dict[str, Any]:
     begin = time.monotonic()
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    printed = [line.strip() for line in process.stdout if line.strip()]
+    printed = [line.strip() for line in process.stdout if line.strip() and not set(line) & set("━│└")]
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{name} failed: {' '.join(command)}")
