@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 import os
 import runpy
@@ -80,18 +81,30 @@ SLURM = {
     "sbatch": 'cp "$1" "$HERE/script"\n("$HERE/bin/start" >/dev/null 2>&1 &)\necho "Submitted batch job 7"',
     "start": "export SLURM_JOB_ID=7 SLURM_NTASKS=1 SLURM_NNODES=1 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 "
     'SLURM_JOB_NODELIST=here SLURM_NTASKS_PER_NODE=1\nbash "$HERE/script" >> "$HERE/log" 2>&1',
-    # The first time it tells the run that the machine is taken away, as Slurm does, once the run has begun.
-    "srun": 'while [[ $1 == -* ]]; do [[ $1 == *=* || $1 == --unbuffered ]] && shift || shift 2; done\n"$@" &\nrun=$!\n'
-    'if [ ! -e "$HERE/preempted" ]; then touch "$HERE/preempted"\n'
-    'until ls "$HERE"/sweep/*/environment.json 2>/dev/null || ! kill -0 $run; do sleep 0.05; done\n'
-    "kill -USR2 $run; fi\nwait $run",
+    # The run tells itself that its machine is taken away, as Slurm would, once: see `SITE`.
+    "srun": "while [[ $1 == -* ]]; do [[ $1 == *=* || $1 == --unbuffered ]] && shift || shift 2; done\n"
+    'PYTHONPATH="$HERE/site:$PYTHONPATH" exec "$@"',
     "scontrol": 'echo "$@" >> "$HERE/scontrol.said"\n("$HERE/bin/start" >/dev/null 2>&1 &)',
     "sacct": 'printf "JobID|State|NodeList\\n7|RUNNING|here\\n"',
 }
 
+SITE = """
+import os, pathlib, signal, sys
+
+told = pathlib.Path(os.environ["HERE"]) / "preempted"
+
+def tell(event, arguments):
+    if event == "os.rename" and str(arguments[1]).endswith("step-00000002.ckpt") and not told.exists():
+        told.touch()
+        os.kill(os.getpid(), getattr(signal, os.environ["TOLD_BY"]))
+
+sys.addaudithook(tell)
+"""
+"""A sitecustomize: a signal at the very moment at which the first checkpoint is complete."""
+
 
 @pytest.mark.timeout(900)  # two processes start one after the other
-def test_a_preempted_job_on_slurm_is_queued_again_and_finishes(
+def test_a_preempted_job_on_slurm_is_queued_again_and_goes_on(
     wan22: Path, clips: Path, tmp_path: Path, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """submitit's own script and signal handling, with stand-ins for Slurm's commands."""
@@ -99,14 +112,21 @@ def test_a_preempted_job_on_slurm_is_queued_again_and_finishes(
     for name, text in SLURM.items():
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SITE)
     monkeypatch.setenv("HERE", str(tmp_path))
+    monkeypatch.setenv("TOLD_BY", "SIGTERM")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    more = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "trainer.max_steps=20"]
-    given = arguments(wan22, clips, tmp_path / "sweep", "trainer.val_every_n_steps=20", *more)
+    more = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "trainer.max_steps=6"]
+    given = arguments(wan22, clips, tmp_path / "sweep", "trainer.val_every_n_steps=6", *more)
     command("-m", *given, "seed=3")
     assert (tmp_path / "scontrol.said").read_text().split() == ["requeue", "7"]
     (table,) = (tmp_path / "sweep").glob("*/metrics.csv")
-    assert last(table, "step") == 20
+    assert last(table, "step") == 6
+    starts = json.loads((table.parent / "environment.json").read_text())["starts"]
+    first, second = (start["step"] for start in starts)
+    assert first == 0
+    assert 2 <= second < 6  # not from the beginning
     script = (tmp_path / "script").read_text()
     assert "#SBATCH --ntasks-per-node=1" in script
     assert "#SBATCH --time=1440" in script

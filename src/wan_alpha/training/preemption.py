@@ -5,8 +5,11 @@ Slurm's preemption, a spot machine's notice and Kubernetes' eviction are all a s
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -16,6 +19,8 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 
 from .checkpoints import PeriodicCheckpoint, last_checkpoint
+
+log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 TRY_AGAIN = 75
@@ -35,6 +40,9 @@ class StopOnSignal(Callback):
     runs, so that all stop after the same step and none waits for its device.  Lightning's own answers are taken out:
     they save in the middle of a step (Slurm) and read a tensor back from the device in every step (several ranks).
 
+    A job of a sweep on Slurm (submitit) has a third signal, SIGUSR2, and whichever comes, it is queued again:
+    submitit's own answer is to do so at once, saving nothing.
+
     Args:
         checkpoint: what writes the run's checkpoints.
     """
@@ -44,6 +52,7 @@ class StopOnSignal(Callback):
         self.received = 0
         self.group: Any = None
         self.asked: tuple[Any, torch.Tensor] | None = None
+        self.submitit: tuple[int, Callable[[int, Any], Any]] | None = None  # its signal, and what it answers
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if trainer.world_size > 1 and self.group is None:
@@ -54,6 +63,14 @@ class StopOnSignal(Callback):
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:  # Lightning, which has just set its own, puts back at the end what was before
                 signal.signal(number, self._receive)
+            if "SUBMITIT_EXECUTOR" in os.environ:
+                number = signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
+                theirs = signal.signal(number, self._receive)
+                self.submitit = (number, theirs) if callable(theirs) else None
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.submitit is not None:
+            signal.signal(*self.submitit)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = number
@@ -65,7 +82,11 @@ class StopOnSignal(Callback):
         if number:
             self.checkpoint.save_now(trainer)
             self.checkpoint.finish(trainer)
-            raise PreemptedError(self._words(trainer, number) if trainer.is_global_zero else "")
+            words = self._words(trainer, number) if trainer.is_global_zero else ""
+            if self.submitit is not None:
+                log.warning("%s", words)
+                self.submitit[1](self.submitit[0], None)  # queues the job again and exits, on the first rank
+            raise PreemptedError(words)
 
     def _agreed(self) -> int:
         """The signal that any rank had received when the step before ended (a single rank: now), or 0."""
