@@ -32,6 +32,7 @@ SECTIONS: dict[str, dict[str, list[str]]] = {
     "Speed": {
         "frames per second, all devices": ["train/frames_per_second"],
         "share of the device's peak (MFU)": ["train/mfu"],
+        "share of the time spent waiting for data": ["train/data_wait"],
     },
 }
 MEDIA = {"RGBA VAE": ["panels"], "Text to RGBA video": ["samples"]}
