@@ -94,6 +94,18 @@ def test_slurms_script_lets_the_run_save_and_requeues_it(tmp_path: Path) -> None
     assert "--signal=USR1@300" in (DEPLOY / "slurm.sbatch").read_text()  # not B:, which is for the script alone
 
 
+def test_every_fault_names_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "faults.md").read_text()
+    _, table, *_ = re.split(r"^\|---.*\n", page, flags=re.M)
+    faults = [line for line in table.partition("\n\n")[0].splitlines() if line]
+    assert len(faults) >= 14
+    for row in faults:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / file).read_text(), f"{file}::{test}"
+
+
 def test_kubernetes_counts_agree_and_its_run_is_valid() -> None:
     service, job = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
     spec = job["spec"]
