@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 from hosts import CARD, Hosts, kill_tree
-from launch import ROOT, small, train
+from launch import ROOT, At, small, train
+from ranks import Ranks
 
 from wan_alpha.training.checkpoints import last_checkpoint
+from wan_alpha.training.guards import DataLossError
 from wan_alpha.training.preemption import TRY_AGAIN
 from wan_alpha.training.watch import FINISHED, FOLLOWED, Beat, Watch
 
@@ -86,6 +88,24 @@ def test_a_stopped_rank_is_named_and_a_killed_one_ends_the_run(wan22: Path, clip
     train(*small(wan22, clips, run_dir, *WATCHED, f"trainer.max_steps={reached + 1}", "data.batch_size=2"))
     assert steps(run_dir) == reached + 1
     assert (run_dir / "adapters" / "adapters.json").exists()
+
+
+def fail_on_rank_1(rank: int) -> None:
+    """Called in each rank before its run."""
+
+    def fail() -> None:
+        raise DataLossError("all gone")
+
+    if rank == 1:
+        At.install("on_before_backward", 2, fail)
+
+
+def test_a_rank_that_fails_by_itself_is_quoted_by_the_others(wan22: Path, clips: Path, tmp_path: Path) -> None:
+    command = small(wan22, clips, tmp_path, *WATCHED, "trainer.devices=2", "trainer.heartbeat_s=12")
+    ended = Ranks(2, *command, prepare=fail_on_rank_1).wait(PATIENCE)
+    assert ended.codes == [1, 1], ended.said
+    assert re.search(r"error rank 1 on \S+ ended: DataLossError: all gone", ended.said[0])
+    assert "error all gone" in ended.said[1]
 
 
 def test_a_lost_host_ends_the_run_and_comes_back(wan22: Path, clips: Path, tmp_path: Path) -> None:
