@@ -60,7 +60,7 @@ class Hosts:
         """A namespace lives as long as a process in it."""
         keeper = subprocess.Popen([*command, "sleep", "1000"])
         self.keepers.append(keeper)
-        own = [network_of(pid) for pid in ("self", *(k.pid for k in self.keepers[:-1]))]
+        own = [network_of("self"), *(network_of(k.pid) for k in self.keepers[:-1])]
         while network_of(keeper.pid) in own:
             assert keeper.poll() is None, f"{command} ended"
             time.sleep(0.01)

@@ -145,7 +145,7 @@ class Heartbeat(Callback):
     # --- the threads --------------------------------------------------------------------------------------------------
 
     def _say(self) -> None:
-        self.beat = self.beat._replace(count=self.beat.count + 1)
+        self.beat = self.beat._replace(number=self.beat.number + 1)
         self.store.set(str(self.rank), self.beat.pack())
 
     def _watched(self) -> list[int]:

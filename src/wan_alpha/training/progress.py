@@ -108,7 +108,7 @@ class StepProgress(ProgressBar):
 
     @staticmethod
     def _waited(trainer: pl.Trainer) -> float:
-        profiler = trainer.profiler
+        profiler = trainer.profiler  # type: ignore[attr-defined]
         return profiler.seconds if isinstance(profiler, DataWait) else 0.0
 
     def _waiting_share(self, trainer: pl.Trainer) -> float:

@@ -12,7 +12,7 @@ AGAIN = "The same command goes on from the last checkpoint"
 class Beat(NamedTuple):
     """A rank's sign of life."""
 
-    count: int = 0  # grows with every beat
+    number: int = 0  # grows with every beat
     moves: int = 0  # hooks of the training loop passed: every rank passes the same ones in the same order
     step: int = 0
     doing: str = "starts"
@@ -75,7 +75,7 @@ class Watch:
     def hear(self, rank: int, beat: Beat, now: float) -> None:
         """Take note of what a rank last said."""
         before = self.beats[rank]
-        if beat.count != before.count:
+        if beat.number != before.number:
             self.heard[rank] = now
         if beat.moves != before.moves:
             self.moved, self.warned_stuck = now, False
