@@ -16,6 +16,7 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
+from joblib.externals.loky import get_reusable_executor
 from launch import ROOT, compose, small, train
 
 from wan_alpha.command import _composition_sentence
@@ -35,6 +36,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
 
     yield start
+    get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)  # joblib's processes would wait for more
     Singleton.set_state(state)
     GlobalHydra.instance().clear()
     logging.root.handlers[:] = handlers
