@@ -117,7 +117,9 @@ def find_checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:
         if found is not None:
             CONSOLE.print(f"continuing {found} (ckpt_path=null or another run_dir starts anew)")
         return found
-    path = last_checkpoint(ckpt_path) if Path(ckpt_path).is_dir() else Path(ckpt_path)
+    path: Path | None = Path(ckpt_path)
+    if Path(ckpt_path).is_dir() and Path(ckpt_path).suffix != ".ckpt":  # a sharded checkpoint is a directory, too
+        path = last_checkpoint(ckpt_path)
     if path is None or not path.exists():
         raise CheckpointError(f"ckpt_path={ckpt_path}: no checkpoint there; give a .ckpt file, a run directory or auto")
     return path

@@ -1,0 +1,76 @@
+"""`python -m wan_alpha.verify RUN`: what repeats passes, what was changed is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from launch import small, train
+
+from wan_alpha.command import ConfigError
+from wan_alpha.training.checkpoints import CheckpointError
+from wan_alpha.verify import main
+
+
+@pytest.fixture(scope="module")
+def finished(wan22: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints after 2, 4 and 6 steps, of which the last two are kept."""
+    run_dir = tmp_path_factory.mktemp("finished")
+    train(*small(wan22, clips, run_dir, "trainer.val_every_n_steps=0", "optim.decay_share=0.5"))
+    return run_dir
+
+
+def test_a_run_that_repeats(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in finished.rglob("*"))
+    assert main([str(finished)])
+    said = capsys.readouterr().out
+    assert "steps 5 to 6" in said
+    for line in ("step 5:", "step 6:", "tensors of weights: equal", "of average: equal", "of optimiser: equal"):
+        assert line in said
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in finished.rglob("*")) == before
+    assert main([str(finished), "steps=1"])
+    assert "steps 5 to 5" in capsys.readouterr().out
+
+
+def test_what_does_not_repeat_is_named(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    table = (run / "metrics.csv").read_text().splitlines()
+    column = table[0].split(",").index("train/loss")
+    row = table[6].split(",")
+    row[column] = str(float(row[column]) * 1.01)
+    (run / "metrics.csv").write_text("\n".join([*table[:6], ",".join(row)]) + "\n")
+    file = run / "checkpoints" / "step-00000006.ckpt"
+    state = torch.load(file, weights_only=True)
+    next(iter(state["state_dict"].values())).mul_(1.001)
+    torch.save(state, file)
+    assert not main([str(run)])
+    said = capsys.readouterr().out
+    assert "ok  step 5" in said
+    assert "BAD step 6" in said
+    assert "BAD checkpoint of step 6" in said
+    assert "optimiser: equal" in said
+    assert main([str(run), "tolerance=0.1"])
+
+
+def test_another_configuration_is_told(finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    tree = json.loads((run / "config.json").read_text())
+    tree["seed"] = 7
+    (run / "config.json").write_text(json.dumps(tree))
+    with pytest.raises(CheckpointError, match="seed: 0 -> 7"):
+        main([str(run)])
+
+
+def test_what_is_no_run_is_told(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is no run directory"):
+        main([str(tmp_path)])
+    shutil.copy(finished / "config.json", tmp_path)
+    with pytest.raises(CheckpointError, match="has no checkpoint yet"):
+        main([str(tmp_path)])
+    with pytest.raises(ConfigError, match="usage: python -m"):
+        main([])
+    with pytest.raises(ConfigError, match="invalid literal"):
+        main([str(tmp_path), "steps=many"])
