@@ -6,6 +6,7 @@ is a hundredth of what a step changes here (the learning rate is 1e-3).
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import launch
@@ -19,11 +20,13 @@ from test_dit_runs import small as small_dit
 from test_resume import rows
 
 from wan_alpha.command import ConfigError
+from wan_alpha.models.context import ContextError, TokenGroup
 from wan_alpha.training.run import build_trainer
 from wan_alpha.training.strategies import build_strategy, share_batch
 
 CALM = ["data.global_batch=4", "optim.lr=0.001", "data.val_share=0.3", "trainer.val_every_n_steps=0"]
 FSDP = "trainer.strategy=fsdp"
+ONE_BLOCK = "model.merge.residual_blocks=1"  # fewer tensors, each of which costs sharded steps some time
 
 
 def exported(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -53,19 +56,20 @@ def test_stage_vae_sharded_and_whole_and_back(wan22: Path, clips: Path, tmp_path
     """Both adapters in one step; a sharded checkpoint goes on with one rank, that one's with two that shard."""
 
     def command(name: str, *more: str) -> list[str]:
-        return launch.small(wan22, clips, tmp_path / name, *CALM, "optim.decay_share=0", *more)
+        return launch.small(wan22, clips, tmp_path / name, *CALM, "optim.decay_share=0", ONE_BLOCK, *more)
 
     train(*command("one"))
-    run_ranks(2, *command("sharded", FSDP, "trainer.activation_checkpointing=true", "trainer.val_every_n_steps=4"))
-    assert_same_run(tmp_path / "sharded", tmp_path / "one")
-    kept = sorted((tmp_path / "sharded" / "checkpoints").iterdir())
-    assert [(p.name, p.is_dir()) for p in kept] == [("step-00000004.ckpt", True), ("step-00000006.ckpt", True)]
-    assert sorted(p.suffix for p in kept[0].iterdir()) == [".pt", ".safetensors", ".safetensors"]
-
-    run_ranks(2, *command("moved", FSDP, "trainer.max_steps=2"))
-    train(*command("moved", "trainer.max_steps=4"))
-    run_ranks(2, *command("moved", FSDP, "trainer.max_steps=6"))
+    checkpointed = "trainer.activation_checkpointing=true"
+    run_ranks(2, *command("moved", FSDP, checkpointed, "trainer.max_steps=2"))
+    (kept,) = (tmp_path / "moved" / "checkpoints").iterdir()
+    assert kept.is_dir()
+    assert sorted(p.suffix for p in kept.iterdir()) == [".pt", ".safetensors", ".safetensors"]  # and no pickle
+    train(*command("moved", checkpointed, "trainer.max_steps=4"))
+    run_ranks(2, *command("moved", FSDP, checkpointed, "trainer.max_steps=6", "trainer.val_every_n_steps=5"))
     assert_same_run(tmp_path / "moved", tmp_path / "one")
+    assert json.loads((tmp_path / "moved" / "metrics.json").read_text())["step"] == 5
+    kinds = [(p.name, p.is_dir()) for p in sorted((tmp_path / "moved" / "checkpoints").iterdir())]
+    assert kinds == [("step-00000004.ckpt", False), ("step-00000006.ckpt", True)]
 
 
 def test_stage_dit_sharded(clips: Path, tmp_path: Path) -> None:
@@ -81,6 +85,33 @@ def test_stage_dit_sharded(clips: Path, tmp_path: Path) -> None:
     run_ranks(2, *command("sharded", FSDP, checkpointed, "trainer.val_every_n_steps=4", "callbacks.panels=true"))
     assert_same_run(tmp_path / "sharded", tmp_path / "one")
     assert (tmp_path / "sharded" / "panels" / "step-00000004.png").exists()
+
+
+def test_two_ranks_divide_the_tokens_of_a_clip(clips: Path, tmp_path: Path) -> None:
+    """Eight tokens, four on each rank; both heads see all of them."""
+    base = write_complete_base(tmp_path / "base", adapters=True)
+
+    def command(name: str, *more: str) -> list[str]:
+        steps = ["data.size=[32,32]", "trainer.max_steps=3", "trainer.log_every_n_steps=1", "data.val_clips=1"]
+        return small_dit(base, clips, tmp_path / name, *CALM, *steps, "trainer.val_every_n_steps=3", *more)
+
+    train(*command("one"))
+    run_ranks(2, *command("divided", FSDP, "trainer.context_ranks=2", "trainer.activation_checkpointing=true"))
+    assert_same_run(tmp_path / "divided", tmp_path / "one")
+    held_out = [json.loads((tmp_path / name / "metrics.json").read_text())["mean"] for name in ("divided", "one")]
+    assert held_out[0] == pytest.approx(held_out[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "heads", "message"),
+    [(7, 4, "a clip has 7 tokens .* which 2 ranks cannot divide"), (8, 3, "3 heads cannot be divided by .*=2")],
+)
+def test_tokens_that_cannot_be_divided_are_told(tokens: int, heads: int, message: str) -> None:
+    group = TokenGroup.__new__(TokenGroup)
+    group.size, group.rank = 2, 0
+    x = torch.zeros(1, tokens, heads, 4)
+    with pytest.raises(ContextError, match=message):
+        group.attend(group.own(x), group.own(x), group.own(x))
 
 
 @pytest.mark.parametrize(

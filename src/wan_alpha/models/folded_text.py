@@ -15,6 +15,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
+from .context import TokenGroup
 from .text import MAX_TOKENS
 
 
@@ -23,10 +24,12 @@ class FoldedAttention:
 
     Attributes:
         bias: (B, L) added to the logits of the L text tokens, or None: then there are 512 of them.
+        context: the ranks that share each clip's tokens, or None.
     """
 
     def __init__(self) -> None:
         self.bias: Tensor | None = None
+        self.context: TokenGroup | None = None
 
     def __call__(
         self,
@@ -45,7 +48,11 @@ class FoldedAttention:
             words = MAX_TOKENS if self.bias is None else self.bias.shape[1]
             picture, source = source[:, : source.shape[1] - words], source[:, source.shape[1] - words :]
         key = rotate(attn.norm_k(attn.to_k(source)).unflatten(2, (heads, -1)), rotary_emb)
-        mixed = _attend(query, key, attn.to_v(source).unflatten(2, (heads, -1)), self.bias if crossing else None)
+        value = attn.to_v(source).unflatten(2, (heads, -1))
+        if crossing or self.context is None:
+            mixed = _attend(query, key, value, self.bias if crossing else None)
+        else:
+            mixed = self.context.attend(query, key, value.type_as(query))
         if picture is not None:
             key = attn.norm_added_k(attn.add_k_proj(picture)).unflatten(2, (heads, -1))
             mixed = mixed + _attend(query, key, attn.add_v_proj(picture).unflatten(2, (heads, -1)))

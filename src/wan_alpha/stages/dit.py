@@ -20,6 +20,7 @@ from ..losses.shifted_noise import NoiseKind, masks_of, noise_shift, object_mask
 from ..losses.timesteps import NUM_TRAIN_TIMESTEPS, Timesteps, check_timesteps
 from ..models.base import spatial_stride, temporal_stride
 from ..models.codecs import Codec
+from ..models.context import divide_tokens
 from ..models.dit import AdapterKind, new_scheduler
 from ..models.dit_adapters import dit_fingerprint, remember_dit_fingerprint
 from ..models.folded_text import fold_text, folded
@@ -264,6 +265,10 @@ class AlphaDiTModule(StageModule):
         if not self.settings.text_on_cpu:
             yield from self.text.encoder.encoder.block
             yield self.text.encoder
+
+    def divide_tokens(self, group: Any) -> None:
+        processor = self.folding or fold_text(self.transformer)  # without padding to fold it is plain attention
+        processor.context = divide_tokens(self.transformer, group)
 
     def export(self, directory: Path, dtype: torch.dtype) -> None:
         """Adapters in `directory/adapters`, or with `full` a complete base in `directory/base`."""
