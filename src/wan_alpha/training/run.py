@@ -41,7 +41,7 @@ from .quiet import quieten_lightning
 from .record_lineage import record_lineage
 from .sharded import read_rest
 from .stored import StoredLatentDataModule
-from .strategies import build_strategy, share_batch
+from .strategies import build_strategy, places, share_batch
 from .utilisation import Utilisation
 from .validation import ReconstructionValidation
 
@@ -197,11 +197,12 @@ def build_trainer(config: RunConfig) -> pl.Trainer:
 def _trainer(config: RunConfig) -> pl.Trainer:
     t = config.trainer
     validating = t.val_every_n_steps > 0
+    devices, num_nodes = places(t)
     return pl.Trainer(
         default_root_dir=config.run_dir,
         accelerator=t.accelerator,
-        devices=t.devices,
-        num_nodes=t.num_nodes,
+        devices=devices,
+        num_nodes=num_nodes,
         strategy=build_strategy(config),
         precision=resolve_precision(t),
         max_steps=t.max_steps,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -151,6 +152,7 @@ class ShardedWriter:
         self.path: Path | None = None
         self.writing: Future[Any] | None = None
         self.failure: BaseException | None = None
+        self.finished = threading.Event()  # set when the directory has its name; always, on ranks that give none
 
     def save(self, checkpoint: dict[str, Any], path: Path) -> None:
         """Copy the state and start to write it; a write that is still going on is waited for.
@@ -171,25 +173,27 @@ class ShardedWriter:
                 AtomicCheckpointIO().save_checkpoint(rest, partial / REST)
         dist.barrier(self.group)
         self.path = path
+        self.finished.clear()
         copies = {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
         writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
         self.writing = cast("Future[Any]", dcp.async_save(copies, storage_writer=writer, process_group=self.group))
-        if self.rank == 0:
-            self.writing.add_done_callback(lambda done: self._finish(done, partial, path))
+        # A future wakes those who wait for it before it calls back, hence the event.
+        self.writing.add_done_callback(lambda done: self._finish(done, partial, path))
 
     def _finish(self, done: Future[Any], partial: Path, path: Path) -> None:
-        """In the background, on rank 0, when all ranks have written."""
-        if done.exception() is not None:
-            return
+        """In the background, when all ranks have written."""
         try:
-            remove_checkpoint(path)
-            os.replace(partial, path)
+            if self.rank == 0 and done.exception() is None:
+                remove_checkpoint(path)
+                os.replace(partial, path)
         except OSError as error:
             self.failure = error
+        finally:
+            self.finished.set()
 
     def check(self) -> None:
         """Raise CheckpointError if a write that has ended by now did not end well."""
-        if self.writing is None or not self.writing.done():
+        if self.writing is None or not self.finished.is_set():
             return
         error = self.writing.exception() or self.failure
         if error is not None:
@@ -203,7 +207,7 @@ class ShardedWriter:
         """Until nothing is being written any more, on any rank."""
         if self.writing is None:
             return
-        self.writing.exception()
+        self.finished.wait()
         self.check()
         dist.barrier(self.group)  # rank 0 has renamed
         self.writing = None
@@ -211,7 +215,7 @@ class ShardedWriter:
     def close(self) -> None:
         """Let a write that is going on come to its end, whatever it is."""
         if self.writing is not None:
-            self.writing.exception()
+            self.finished.wait()
 
 
 def _reason(error: BaseException) -> str:

@@ -7,6 +7,7 @@ trained, of its gradient and of its optimiser's state, and the whole of one bloc
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.collectives.torch_collective import default_pg_timeout
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
 from lightning_fabric.utilities.optimizer import _optimizer_to_device
 from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -25,7 +27,7 @@ from torch.optim import Optimizer
 from ..command import ConfigError
 from ..models.whole_clip import CLIP_METHOD
 from ..stages.stage import StageModule
-from .config import AlphaDiTConfig, AlphaVAEConfig, RunConfig
+from .config import AlphaDiTConfig, AlphaVAEConfig, RunConfig, TrainerConfig
 from .sharded import ShardedWriter, load_for
 
 
@@ -44,6 +46,16 @@ def build_strategy(config: RunConfig) -> Strategy | str:
     # A single frame never meets the temporal convolutions.
     stills = any(shape.num_frames == 1 for shape in config.data.buckets or (config.data,))
     return "ddp_find_unused_parameters_true" if t.strategy == "ddp" and stills else t.strategy
+
+
+def places(trainer: TrainerConfig) -> tuple[Any, int]:
+    """Devices for each machine, and machines; what the configuration leaves open, torchrun has decided."""
+    devices, machines = trainer.devices, trainer.num_nodes
+    if TorchElasticEnvironment.detect():
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        devices = here if devices == "auto" else devices
+        machines = int(os.environ["WORLD_SIZE"]) // here if machines == 1 else machines
+    return devices, machines
 
 
 def check_fsdp(config: RunConfig) -> None:
