@@ -11,6 +11,8 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .strategies import data_share
+
 MUCH_WAITING = 0.05
 """Share of time waiting for data that is said on the terminal."""
 
@@ -61,7 +63,7 @@ class StepProgress(ProgressBar):
         self.started, self.first_step = time.perf_counter(), trainer.global_step
         self.paused, self.last_step = 0.0, self.first_step
         self.mark = (self.started, 0.0, self._waited(trainer))
-        self.frames_all_ranks = self.frames_per_step * trainer.world_size
+        self.frames_all_ranks = self.frames_per_step * data_share(trainer)[1]
         if self.enabled and self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("[bold]train"),

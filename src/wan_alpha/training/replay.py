@@ -27,7 +27,15 @@ SINCE: dict[str, Any] = {
     "data.global_batch": None,
     "data.only": [],
     "trainer.context_ranks": 1,
+    "trainer.heartbeat_s": 60.0,
+    "trainer.timeout_s": 1800.0,
     "logger.tensorboard": False,
+    "cluster.gpu": None,
+    "cluster.gpus": None,
+    "cluster.gpus_per_node": 8,
+    "cluster.network_gbit": 400.0,
+    "cluster.mfu": 0.4,
+    "cluster.price": None,
 }
 
 
@@ -103,7 +111,7 @@ def replay(tree: dict[str, Any], header: dict[str, Any], run_dir: Path, start: P
     recorded = header["run_config"]
     for key, value in SINCE.items():
         group, name = key.split(".")
-        tree[group].setdefault(name, value)
+        tree.setdefault(group, {}).setdefault(name, value)
     trainer, optim = tree["trainer"], tree["optim"]
     optim["schedule_steps"] = recorded["schedule steps"] or optim["schedule_steps"] or trainer["max_steps"]
     trainer |= {
