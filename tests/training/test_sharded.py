@@ -74,6 +74,23 @@ def test_what_one_rank_wrote_is_cut(mesh: DeviceMesh, tmp_path: Path) -> None:
     assert not isinstance(cut["callbacks"]["n"], DTensor)
 
 
+@pytest.mark.parametrize("name", [NAME, f"{NAME}.tmp"])
+def test_what_a_killed_run_of_another_strategy_left_is_no_hindrance(
+    name: str, mesh: DeviceMesh, tmp_path: Path
+) -> None:
+    """A half-written directory where a file is to be, and the other way round; also when the whole one is there."""
+    (tmp_path / name).mkdir(parents=True)
+    (tmp_path / name / "shard-00001.safetensors").write_bytes(b"half")
+    AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.ones(2)}}, tmp_path / NAME)
+    assert (tmp_path / NAME).is_file()
+    (tmp_path / name).write_bytes(b"half")
+    writer = ShardedWriter()
+    writer.save(state(mesh), tmp_path / NAME)
+    writer.wait()
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002.ckpt"]
+    assert read_rest(tmp_path / NAME)["global_step"] == 2
+
+
 def test_a_disk_that_fills_up_stops_the_run_and_leaves_the_last_one(mesh: DeviceMesh, tmp_path: Path) -> None:
     writer = ShardedWriter()
     writer.save(state(mesh), tmp_path / NAME)

@@ -1,7 +1,8 @@
 """One run on any number of ranks, whole or sharded: the same losses, the same weights.
 
 Stated tolerance: with float32 and the same global batch, losses agree to 1e-5 of their size and weights to 1e-5, which
-is a hundredth of what a step changes here (the learning rate is 1e-3).
+is a hundredth of what a step changes here (the learning rate is 1e-3).  Adam hides a gradient that is too large by a
+factor, so its own averages of the gradients are compared, too: to a thousandth of each tensor's largest.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from test_resume import rows
 
 from wan_alpha.command import ConfigError
 from wan_alpha.models.context import ContextError, TokenGroup
+from wan_alpha.training.checkpoints import AtomicCheckpointIO, last_checkpoint
 from wan_alpha.training.run import build_trainer
 from wan_alpha.training.strategies import build_strategy, share_batch
 
@@ -39,6 +41,14 @@ def losses(run_dir: Path) -> list[float]:
     return [float(row["train/loss"]) for row in rows(run_dir) if row.get("train/loss")]
 
 
+def gradients(run_dir: Path) -> list[torch.Tensor]:
+    """Adam's averages of them, at the end."""
+    checkpoint = last_checkpoint(run_dir)
+    assert checkpoint is not None
+    (optimiser,) = AtomicCheckpointIO().load_checkpoint(checkpoint)["optimizer_states"]
+    return [optimiser["state"][n]["exp_avg"] for n in sorted(optimiser["state"])]
+
+
 def assert_same_run(run_dir: Path, reference: Path) -> None:
     """Within the tolerance that the module states."""
     assert losses(run_dir) == pytest.approx(losses(reference), rel=1e-5)
@@ -46,7 +56,14 @@ def assert_same_run(run_dir: Path, reference: Path) -> None:
     assert a.keys() == b.keys()
     for name, tensor in b.items():
         assert a[name].dtype == tensor.dtype
-        torch.testing.assert_close(a[name], tensor, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+    weights = {name: float((a[name].double() - tensor.double()).abs().max()) for name, tensor in b.items()}
+    pairs = zip(gradients(run_dir), gradients(reference), strict=True)
+    averages = [float((x - y).abs().max()) / max(float(y.abs().max()), 1e-6) for x, y in pairs]
+    print(
+        f"{run_dir.name}: largest difference of a weight {max(weights.values()):.1e}, of gradients {max(averages):.1e}"
+    )
+    assert max(weights.values()) < 1e-5, max(weights, key=lambda name: weights[name])
+    assert max(averages) < 1e-3
     assert [f.name for f in sorted((run_dir / "adapters").iterdir())] == [
         f.name for f in sorted((reference / "adapters").iterdir())
     ]
@@ -76,7 +93,8 @@ def test_stage_dit_sharded(clips: Path, tmp_path: Path) -> None:
     base = write_complete_base(tmp_path / "base", adapters=True)
 
     def command(name: str, *more: str) -> list[str]:
-        return small_dit(base, clips, tmp_path / name, *CALM, "trainer.log_every_n_steps=1", *more)
+        every = ["trainer.log_every_n_steps=1", "trainer.gradient_clip_val=0"]
+        return small_dit(base, clips, tmp_path / name, *CALM, *every, *more)
 
     train(*command("one"))
     checkpointed = "trainer.activation_checkpointing=true"
@@ -93,6 +111,7 @@ def test_two_ranks_divide_the_tokens_of_a_clip(clips: Path, tmp_path: Path) -> N
 
     def command(name: str, *more: str) -> list[str]:
         steps = ["data.size=[32,32]", "trainer.max_steps=3", "trainer.log_every_n_steps=1", "data.val_clips=1"]
+        steps.append("trainer.gradient_clip_val=0")
         return small_dit(base, clips, tmp_path / name, *CALM, *steps, "trainer.val_every_n_steps=3", *more)
 
     train(*command("one"))

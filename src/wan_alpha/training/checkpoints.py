@@ -30,10 +30,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(target.name + ".tmp")
         try:
+            if partial.is_dir():  # a run that shards was killed while it wrote
+                remove_checkpoint(partial)
             with open(partial, "wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
+            if target.is_dir():
+                remove_checkpoint(target)
             os.replace(partial, target)
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ temporary name, in the background, and renamed when all ranks have written.
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -165,7 +164,7 @@ class ShardedWriter:
         partial = path.with_name(path.name + ".tmp")
         if self.rank == 0:
             try:
-                shutil.rmtree(partial, ignore_errors=True)
+                remove_checkpoint(partial)  # what a killed run has left: its directory, or another strategy's file
                 partial.mkdir(parents=True)
             except OSError as error:
                 self.failure = error
