@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,15 @@ class Hosts:
     def run(self, host: int, *command: str) -> None:
         """A command on a host."""
         subprocess.run([*self.inside(host), *command], check=True, capture_output=True, timeout=60)
+
+    def kill(self, host: int) -> None:
+        """SIGKILL to every process on a host."""
+        keeper = self.keepers[host].pid
+        here = network_of(keeper)
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended meanwhile
+                if int(folder.name) != keeper and network_of(folder.name) == here:
+                    os.kill(int(folder.name), signal.SIGKILL)
 
     def cable(self, state: str) -> None:
         """`down` or `up`: packets vanish without a word, as when a machine loses its power."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from wan_alpha.models.base import BaseError
 from wan_alpha.stages.vae import AlphaVAEModule
 from wan_alpha.training.checkpoints import AtomicCheckpointIO, CheckpointError, last_checkpoint
 from wan_alpha.training.guards import DataLossError, NonFiniteLossError
+from wan_alpha.training.metrics_csv import MetricsCSV
 
 NO_VALIDATION = "trainer.val_every_n_steps=0"
 
@@ -49,6 +51,26 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(wan22: Path, clips: Pa
     train(*small(wan22, clips, tmp_path / "whole", NO_VALIDATION))
     adapters = [(run / "adapters" / "adapters.safetensors").read_bytes() for run in (tmp_path, tmp_path / "whole")]
     assert adapters[0] == adapters[1]
+
+
+def test_a_full_disk_costs_no_row_of_the_metrics(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = MetricsCSV(tmp_path)
+    table.log_metrics({"train/loss": 1.0}, 1)
+    table.save()
+    before = table.file.read_bytes()
+    for step in range(2, 20_000):
+        table.log_metrics({"train/loss": 1.0}, step)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # a file system that takes no more
+    try:
+        table.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "metrics.csv could not be written" in caplog.text
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.csv"]
+    assert table.file.read_bytes() == before
+    table.save()
+    assert len(table.file.read_text().splitlines()) == 20_000
 
 
 def test_the_leftover_of_a_killed_write_is_no_checkpoint(half: Path, tmp_path: Path) -> None:

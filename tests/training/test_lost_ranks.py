@@ -126,7 +126,8 @@ def test_a_lost_host_ends_the_run_and_comes_back(wan22: Path, clips: Path, tmp_p
         try:
             until(lambda: last_checkpoint(run_dir) is not None and steps(run_dir) > 2, "steps", *runs)
             hosts.cable("down")
-            kill_tree(runs[1])
+            hosts.kill(1)
+            runs[1].wait(PATIENCE)
             assert runs[0].wait(PATIENCE) == 1  # torchrun's word for any failure
             words = r"error no sign of life for \d+ s from rank 1 on host-1 \(last seen at step"
             assert re.search(words, said(logs[0]))
@@ -141,9 +142,9 @@ def test_a_lost_host_ends_the_run_and_comes_back(wan22: Path, clips: Path, tmp_p
             os.kill(rank_1, signal.SIGTERM)  # one that is asked to make room is enough
             assert [run.wait(PATIENCE) for run in runs] == [1, 1]
         finally:
-            for run in runs:
-                if run.poll() is None:
-                    kill_tree(run)
+            for host, run in enumerate(runs):
+                hosts.kill(host)
+                run.wait(PATIENCE)
     found = re.search(r"error stopped by SIGTERM after step (\d+), which is saved in", said(logs[0]))
     assert found
     assert last_checkpoint(run_dir) == run_dir / "checkpoints" / f"step-{int(found[1]):08d}.ckpt"

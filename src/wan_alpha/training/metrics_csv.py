@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+log = logging.getLogger(__name__)
 
 
 class MetricsCSV(Logger):
@@ -51,13 +54,20 @@ class MetricsCSV(Logger):
     def save(self) -> None:
         if not self.rows:
             return
-        columns = ["step", *sorted({k for row in self.rows.values() for k in row} - {"step"})]
         partial = self.file.with_suffix(".csv.tmp")
-        with open(partial, "w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
+        try:
+            self._write(partial)
+            os.replace(partial, self.file)
+        except OSError as error:  # a full disk: the next checkpoint ends the run, if it is still full then
+            partial.unlink(missing_ok=True)
+            log.warning("%s could not be written (%s); its new rows are kept and tried again", self.file, error)
+
+    def _write(self, file: Path) -> None:
+        columns = ["step", *sorted({k for row in self.rows.values() for k in row} - {"step"})]
+        with open(file, "w", newline="") as table:
+            writer = csv.DictWriter(table, columns)
             writer.writeheader()
             writer.writerows(self.rows[step] for step in sorted(self.rows))
-        os.replace(partial, self.file)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
