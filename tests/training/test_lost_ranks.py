@@ -53,8 +53,11 @@ def start(log: Path, *command: str, **environment: str) -> subprocess.Popen[byte
         )
 
 
-def children(process: subprocess.Popen[bytes]) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+def rank_below(process: subprocess.Popen[bytes]) -> int:
+    """The one process that another has started to be a rank."""
+    ids = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (rank,) = (int(word) for word in ids if b"train.py" in Path(f"/proc/{word}/cmdline").read_bytes())
+    return rank
 
 
 def said(log: Path) -> str:
@@ -63,12 +66,12 @@ def said(log: Path) -> str:
 
 def test_a_stopped_rank_is_named_and_a_killed_one_ends_the_run(wan22: Path, clips: Path, tmp_path: Path) -> None:
     run_dir, log = tmp_path / "run", tmp_path / "log"
-    command = small(wan22, clips, run_dir, *WATCHED, "trainer.devices=2", "trainer.heartbeat_s=12")
+    command = small(wan22, clips, run_dir, *WATCHED, "trainer.devices=2", "trainer.heartbeat_s=18")
     endless = "trainer.max_steps=100000"
     process = start(log, sys.executable, str(ROOT / "train.py"), *command, endless)
     try:
         until(lambda: steps(run_dir) > 2, "steps", process)
-        (other,) = children(process)
+        other = rank_below(process)
         os.kill(other, signal.SIGSTOP)
         until(lambda: "rank 1 on" in said(log), "a warning that names the slow rank", process)
         os.kill(other, signal.SIGCONT)
@@ -138,7 +141,7 @@ def test_a_lost_host_ends_the_run_and_comes_back(wan22: Path, clips: Path, tmp_p
             runs = [launch(hosts, host, log) for host, log in enumerate(logs)]
             until(lambda: steps(run_dir) > before + 2, "steps after the return", *runs)
             assert f"step-{before:08d}.ckpt(ckpt_path=null" in said(logs[0]).replace(" ", "")  # continued
-            (rank_1,) = children(runs[1])
+            rank_1 = rank_below(runs[1])
             os.kill(rank_1, signal.SIGTERM)  # one that is asked to make room is enough
             assert [run.wait(PATIENCE) for run in runs] == [1, 1]
         finally:
