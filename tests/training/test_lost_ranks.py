@@ -64,6 +64,7 @@ def said(log: Path) -> str:
     return " ".join(log.read_text(errors="replace").split())
 
 
+@pytest.mark.timeout(1200)
 def test_a_stopped_rank_is_named_and_a_killed_one_ends_the_run(wan22: Path, clips: Path, tmp_path: Path) -> None:
     run_dir, log = tmp_path / "run", tmp_path / "log"
     command = small(wan22, clips, run_dir, *WATCHED, "trainer.devices=2", "trainer.heartbeat_s=18")
@@ -103,6 +104,7 @@ def fail_on_rank_1(rank: int) -> None:
         At.install("on_before_backward", 2, fail)
 
 
+@pytest.mark.timeout(1200)
 def test_a_rank_that_fails_by_itself_is_quoted_by_the_others(wan22: Path, clips: Path, tmp_path: Path) -> None:
     command = small(wan22, clips, tmp_path, *WATCHED, "trainer.devices=2", "trainer.heartbeat_s=12")
     ended = Ranks(2, *command, prepare=fail_on_rank_1).wait(PATIENCE)
@@ -111,6 +113,7 @@ def test_a_rank_that_fails_by_itself_is_quoted_by_the_others(wan22: Path, clips:
     assert "error all gone" in ended.said[1]
 
 
+@pytest.mark.timeout(1200)
 def test_a_lost_host_ends_the_run_and_comes_back(wan22: Path, clips: Path, tmp_path: Path) -> None:
     """The guide's command on two hosts.  The second loses its power; later it is there again."""
     run_dir = tmp_path / "run"
