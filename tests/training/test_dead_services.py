@@ -69,6 +69,7 @@ def test_wandb_that_dies_during_the_run_does_not_hold_it_up(
     wandb_at: pytest.MonkeyPatch, wan22: Path, clips: Path, tmp_path: Path
 ) -> None:
     with WandbServer() as server:
+        wandb_at.setattr(loggers, "WANDB_START", 120.0)  # a busy machine is no dead server
         wandb_at.setenv("WANDB_BASE_URL", server.url)
         wandb_at.setattr(run, "build_callbacks", run.build_callbacks)  # put back what `At` changes
         At.install("on_before_backward", 2, server.stop)

@@ -105,7 +105,7 @@ def _wandb_logger(
         mode=mode,  # Lightning only sets a variable, which wandb reads once per process
         job_type=f"train-{config.stage}",
         config=tree | {"code": describe_environment()["git"]},
-        settings={"init_timeout": WANDB_START, "finish_timeout": WANDB_END},
+        settings={"init_timeout": WANDB_START, "finish_timeout": WANDB_END} if mode == "online" else {},
     )
 
 
