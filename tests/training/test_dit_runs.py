@@ -79,7 +79,7 @@ def test_what_large_bases_switch_on_takes_the_same_steps(base: Path, clips: Path
     steps = ["trainer.max_steps=2", "trainer.val_every_n_steps=2", "trainer.log_every_n_steps=1"]
     large = [
         "trainer.precision=bf16-mixed", "model.frozen.dtype=bfloat16", "trainer.activation_checkpointing=true",
-        "model.frozen.text_on_cpu=true", "model.fold_padding=false",
+        "model.frozen.text_on_cpu=true", "model.fold_padding=false", "callbacks.panels=true",
     ]  # fmt: skip
     kinds = {"plain": [], "accumulated": ["data.batch_size=1", "trainer.accumulate_grad_batches=2"], "large": large}
     figures, states = {}, {}
