@@ -91,7 +91,7 @@ def test_slurms_script_lets_the_run_save_and_requeues_it(tmp_path: Path) -> None
         os.kill(int((tmp_path / "ready").read_text()), signal.SIGTERM)
         assert job.wait(60) == 75
     assert (tmp_path / "scontrol.said").read_text() == "requeue 42\n"
-    assert "--signal=USR1@300" in (DEPLOY / "slurm.sbatch").read_text()  # not B:, which is for the script alone
+    assert "--signal=USR1@600" in (DEPLOY / "slurm.sbatch").read_text()  # not B:, which is for the script alone
 
 
 def test_every_fault_names_tests_that_exist() -> None:

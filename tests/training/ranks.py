@@ -54,7 +54,7 @@ class Ranks:
         for process in self.processes:
             process.kill()
 
-    def wait(self, seconds: float = 200) -> Ended:
+    def wait(self, seconds: float = 600) -> Ended:
         """Until all have ended; ranks that hang are killed and fail the test."""
         until = time.monotonic() + seconds
         for process in self.processes:

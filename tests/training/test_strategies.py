@@ -26,6 +26,8 @@ from wan_alpha.training.checkpoints import AtomicCheckpointIO, last_checkpoint
 from wan_alpha.training.run import build_trainer
 from wan_alpha.training.strategies import build_strategy, share_batch
 
+pytestmark = pytest.mark.timeout(1200)  # two runs of two ranks each, on a busy machine
+
 CALM = ["data.global_batch=4", "optim.lr=0.001", "data.val_share=0.3", "trainer.val_every_n_steps=0"]
 FSDP = "trainer.strategy=fsdp"
 ONE_BLOCK = "model.merge.residual_blocks=1"  # fewer tensors, each of which costs sharded steps some time

@@ -44,7 +44,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             # torch closes its archive after a failed write, and that fails too: what came first is the reason.
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
             free = shutil.disk_usage(target.parent).free / 2**20
-            last = last_checkpoint(target.parent.parent)
+            run_dir = next((p.parent for p in target.parents if p.name == CHECKPOINT_DIR), target.parent.parent)
+            last = last_checkpoint(run_dir)
             raise CheckpointError(
                 f"could not write {target} ({free:.0f} MiB free): {reason}. "
                 f"The last whole checkpoint is {last or 'none yet'}; free some space and run the same command again"

@@ -13,10 +13,10 @@ from ..data.dataset import Batch, ClipDataset, Sample, collate
 from ..data.folders import FolderSource
 from ..data.mixture import MixedSource
 from ..data.order import GlobalOrderSampler, SampleOrder
-from ..data.resize import one_thread
 from ..data.shards import ShardSource
 from ..data.source import Chosen, ClipSource, chosen_captions
 from ..data.stores import open_store
+from ..data.worker import init_worker
 from .config import DataConfig
 from .strategies import data_share
 
@@ -126,7 +126,7 @@ class ClipDataModule(pl.LightningDataModule):
             persistent_workers=False,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             multiprocessing_context=self.start_method if workers else None,
-            worker_init_fn=one_thread,
+            worker_init_fn=init_worker,
             **options,
         )
 

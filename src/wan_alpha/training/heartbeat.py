@@ -44,13 +44,14 @@ class Heartbeat(Callback):
 
     Args:
         silence: seconds without a sign of life after which a rank is lost; a third of it brings a warning.
-        timeout: seconds without any progress after which the run is stuck; also of every communication.
+        timeout: seconds without any progress after which the run is stuck; also of communications in the default group.
     """
 
     def __init__(self, silence: float, timeout: float) -> None:
         self.silence, self.timeout = silence, timeout
         self.interval = min(LONGEST_INTERVAL, silence / 10)
         self.beat = Beat(host=socket.gethostname())
+        self.number = 0
         self.stopped = threading.Event()
         self.known = threading.Event()  # there is a verdict
         self.verdict = Verdict("", True)
@@ -145,8 +146,12 @@ class Heartbeat(Callback):
     # --- the threads --------------------------------------------------------------------------------------------------
 
     def _say(self) -> None:
-        self.beat = self.beat._replace(number=self.beat.number + 1)
-        self.store.set(str(self.rank), self.beat.pack())
+        self.number += 1
+        self.store.set(str(self.rank), self._numbered().pack())
+
+    def _numbered(self) -> Beat:
+        """The beat belongs to the main thread alone: two that change it would lose what one of them says."""
+        return self.beat._replace(number=self.number)
 
     def _watched(self) -> list[int]:
         """Rank 0 watches all, for the others, and everybody watches rank 0."""
@@ -172,7 +177,7 @@ class Heartbeat(Callback):
                 self._store_is_gone(str(error).partition("\n")[0])
                 return
             self.contact = time.monotonic()
-            for rank, beat in (beats | {self.rank: self.beat}).items():
+            for rank, beat in (beats | {self.rank: self._numbered()}).items():
                 watch.hear(rank, beat, now)
             self._act(watch, told, now)
 

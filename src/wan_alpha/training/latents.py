@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,7 +100,7 @@ def load_or_encode(file: Path, key: str, encode: Any) -> Bank:
     bank = encode()
     file.parent.mkdir(parents=True, exist_ok=True)
     header = {"key": key} | {name: json.dumps(getattr(bank, name)) for name in LISTS}
-    partial = file.with_suffix(".tmp")
+    partial = file.with_name(f"{file.stem}-{socket.gethostname()}-{os.getpid()}.tmp")  # every rank writes its own
     save_file({name: getattr(bank, name) for name in TENSORS}, partial, metadata=header)
     os.replace(partial, file)
     return bank

@@ -91,10 +91,11 @@ def _wandb_logger(
 ) -> WandbLogger:
     wandb = config.logger.wandb
     file = Path(config.run_dir) / "wandb_id.txt"
-    if not file.exists():
+    first = _is_first_rank()
+    if first and not file.exists():
         file.write_text(uuid.uuid4().hex[:8])
     return WandbLogger(
-        id=file.read_text(),  # a continued run stays one run there, too
+        id=file.read_text() if first else None,  # a continued run stays one run there, too
         resume="allow",
         project=wandb.project,
         entity=wandb.entity,

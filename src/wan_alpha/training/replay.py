@@ -96,7 +96,7 @@ def set_aside(run: Path, folder: Path) -> tuple[Path | None, Path]:
         copy = folder / path.name
         try:
             shutil.copytree(path, copy) if path.is_dir() else shutil.copyfile(path, copy)
-        except FileNotFoundError:
+        except (FileNotFoundError, shutil.Error):
             raise CheckpointError(f"{path} has just been removed by the run itself: try again") from None
         copies.append(copy)
     if not copies:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -263,7 +264,7 @@ def finish_wandb(loggers: list[Logger]) -> None:
     """End the W&B run, if there is one: the next run of this process, as in a sweep, would be written into it."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+            logger.experiment.finish(exit_code=int(sys.exc_info()[0] is not None))
 
 
 @rank_zero_only

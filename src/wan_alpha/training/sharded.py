@@ -182,9 +182,11 @@ class ShardedWriter:
     def _finish(self, done: Future[Any], partial: Path, path: Path) -> None:
         """In the background, when all ranks have written."""
         try:
-            if self.rank == 0 and done.exception() is None:
+            if self.rank == 0 and done.exception() is None and self.failure is None:
                 remove_checkpoint(path)
                 os.replace(partial, path)
+            elif self.rank == 0:
+                remove_checkpoint(partial)  # what fills a disk must not stay on it
         except OSError as error:
             self.failure = error
         finally:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from ..data.latents import LatentDataset, LatentSource, collate_latents
 from ..data.order import GlobalOrderSampler
 from ..data.rewording import TRANSPARENT, Rewording, vary_caption
+from ..data.worker import init_worker
 from .config import DataConfig
 from .strategies import data_share
 
@@ -81,6 +82,7 @@ class StoredLatentDataModule(pl.LightningDataModule):
             num_workers=workers,
             pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             multiprocessing_context="spawn" if workers else None,
+            worker_init_fn=init_worker,
             **options,
         )
 
