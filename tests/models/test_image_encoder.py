@@ -13,7 +13,7 @@ from small_dit_base import CLIP_TOKENS, write_complete_base, write_image_transfo
 from wan_alpha import AlphaWanPipeline
 from wan_alpha.models.base import BaseError
 from wan_alpha.models.dit import load_transformer
-from wan_alpha.models.folded_text import fold_text, folded
+from wan_alpha.models.folded_text import fold_text
 from wan_alpha.models.image_encoder import ImageEncoder, first_pictures, wants_features
 from wan_alpha.models.text import TextEncoder
 from wan_alpha.pipeline.image_to_video import condition
@@ -81,8 +81,8 @@ def test_folded_padding_leaves_the_features_alone(base: Path) -> None:
         full, short = text(["a red parrot", ""], pad_to=512), text(["a red parrot", ""])
         expected = transformer(z, t, full.embeddings, image, return_dict=False)[0]
         without = transformer(z, t, full.embeddings, 0 * image, return_dict=False)[0]
-        with folded(fold_text(transformer), short.lengths, short.embeddings.shape[1], 512):
-            found = transformer(z, t, short.embeddings, image, return_dict=False)[0]
+        fold_text(transformer).weigh(short.lengths, short.embeddings.shape[1], 512)
+        found = transformer(z, t, short.embeddings, image, return_dict=False)[0]
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
     assert (without - expected).abs().max() > 1e-4  # otherwise this could not fail
 

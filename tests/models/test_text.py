@@ -13,7 +13,7 @@ from small_dit_base import random_text, write_complete_base
 from wan_alpha.models import dit
 from wan_alpha.models.base import BaseError
 from wan_alpha.models.dit import compile_blocks, load_transformer
-from wan_alpha.models.folded_text import fold_text, folded, padding_bias
+from wan_alpha.models.folded_text import fold_text, padding_bias
 from wan_alpha.models.text import TextEncoder, cut_padding, pad_prompts
 
 PROMPTS = ["a red parrot", "disc3 on a green background", ""]
@@ -69,8 +69,9 @@ def test_folded_padding_changes_nothing(base: Path) -> None:
         full, short = text(PROMPTS, pad_to=512), text(PROMPTS)
         expected = transformer(z, t, full.embeddings, return_dict=False)[0]
         processor = fold_text(transformer)
-        with folded(processor, short.lengths, short.embeddings.shape[1], 512):
-            found = transformer(z, t, short.embeddings, return_dict=False)[0]
+        processor.weigh(short.lengths, short.embeddings.shape[1], 512)
+        found = transformer(z, t, short.embeddings, return_dict=False)[0]
+        processor.bias = None
         unweighted = transformer(z, t, short.embeddings, return_dict=False)[0]
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
     assert (unweighted - expected).abs().max() > 1e-4  # otherwise this could not fail

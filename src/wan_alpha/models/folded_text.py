@@ -7,8 +7,6 @@ them and the result is the same.  For small models, whose video is shorter than 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +28,13 @@ class FoldedAttention:
     def __init__(self) -> None:
         self.bias: Tensor | None = None
         self.context: TokenGroup | None = None
+
+    def weigh(self, lengths: Tensor, tokens: int, full: int) -> None:
+        """From now on prompts of `lengths`, given as `tokens`, count as if padded to `full`; see `padding_bias`.
+
+        It holds until the next call: checkpointed blocks run once more in the backward pass, and need it again.
+        """
+        self.bias = padding_bias(lengths, tokens, full)
 
     def __call__(
         self,
@@ -94,18 +99,7 @@ def padding_bias(lengths: Tensor, tokens: int, full: int) -> Tensor:
 
 
 def fold_text(transformer: WanTransformer3DModel) -> FoldedAttention:
-    """Let every attention of `transformer` run through one `FoldedAttention`; set its `bias` before each call."""
+    """Let every attention of `transformer` run through one `FoldedAttention`; `weigh` the prompts before each call."""
     processor = FoldedAttention()
     transformer.set_attn_processor(processor)  # type: ignore[arg-type]
     return processor
-
-
-@contextmanager
-def folded(processor: FoldedAttention | None, lengths: Tensor, tokens: int, full: int) -> Iterator[None]:
-    """Inside, and in its backward pass, the transformer sees prompts of `lengths` as if padded to `full`."""
-    if processor is None:
-        yield
-        return
-    # It stays set until the next call: checkpointed blocks run once more in the backward pass, and need it again.
-    processor.bias = padding_bias(lengths, tokens, full)
-    yield

@@ -23,7 +23,7 @@ from ..models.codecs import Codec
 from ..models.context import divide_tokens
 from ..models.dit import AdapterKind, new_scheduler
 from ..models.dit_adapters import dit_fingerprint, remember_dit_fingerprint
-from ..models.folded_text import fold_text, folded
+from ..models.folded_text import fold_text
 from ..models.image_condition import GivenFrame, condition_latent, with_condition
 from ..models.image_encoder import ImageEncoder, first_pictures
 from ..models.text import MAX_TOKENS, Prompts, TextEncoder, pad_prompts
@@ -138,14 +138,15 @@ class AlphaDiTModule(StageModule):
         if condition is not None:
             z_t, features = with_condition(z_t, condition.latent, temporal_stride(self.codec.vae)), condition.features
         tokens = prompts.embeddings.shape[1]
-        with folded(self.folding, prompts.lengths, tokens, MAX_TOKENS):
-            return self.transformer(
-                hidden_states=z_t,
-                timestep=t * NUM_TRAIN_TIMESTEPS,
-                encoder_hidden_states=prompts.embeddings,
-                encoder_hidden_states_image=features,
-                return_dict=False,
-            )[0]
+        if self.folding is not None:
+            self.folding.weigh(prompts.lengths, tokens, MAX_TOKENS)
+        return self.transformer(
+            hidden_states=z_t,
+            timestep=t * NUM_TRAIN_TIMESTEPS,
+            encoder_hidden_states=prompts.embeddings,
+            encoder_hidden_states_image=features,
+            return_dict=False,
+        )[0]
 
     def latents(self, batch: dict) -> Tensor:
         """Normalised latents of a batch: stored ones, or its pixels encoded now."""
