@@ -191,6 +191,15 @@ def test_existing_output_stays_unless_asked(tmp_path: Path, video: Video) -> Non
     assert sorted(p.name for p in tmp_path.iterdir()) == ["frames", "out.apng"]
 
 
+def test_a_folder_of_other_files_is_never_replaced(tmp_path: Path, video: Video) -> None:
+    other = tmp_path / "footage" / "take1.mov"
+    other.parent.mkdir()
+    other.write_bytes(b"mine")
+    with pytest.raises(OutputError, match="a folder with other files in it"):
+        video.save(other.parent, overwrite=True)
+    assert other.read_bytes() == b"mine"
+
+
 def test_unwritable_output_is_named_and_leaves_nothing(tmp_path: Path, video: Video) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match=r"file/out\.mov cannot be written"):

@@ -78,4 +78,4 @@ def missing_base(base: str | Path, error: Exception) -> BaseError:
 
 def _where_to_get() -> str:
     offers = "; ".join(f"`hf download {HUB[name]} --local-dir DIR` ({size} GB)" for name, size in SIZES_GB.items())
-    return f"Get one with {offers}, and give base=DIR; base=tiny is shipped"
+    return f"Get one with {offers}, and give its folder (generate.py: base=path base.path=DIR); tiny is shipped"

@@ -81,4 +81,4 @@ def _exif(metadata: Mapping[str, str]) -> bytes:
 
 def _describe(folder: Path, count: int, fps: float, metadata: Mapping[str, str], alpha: str, colour: str) -> None:
     about = {"frames": count, "fps": fps, "alpha": alpha, "colour": colour, **metadata}
-    (folder / SEQUENCE_METADATA).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+    (folder / SEQUENCE_METADATA).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

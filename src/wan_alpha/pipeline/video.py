@@ -16,7 +16,7 @@ from torch import Tensor
 from .composite import composite
 from .containers import write_ffv1, write_h264, write_prores, write_vp9
 from .edges import bleed_colour, clean_alpha
-from .pictures import write_apng, write_exr_frames, write_png_frames, write_webp
+from .pictures import SEQUENCE_METADATA, write_apng, write_exr_frames, write_png_frames, write_webp
 from .pixels import Pixels, straight
 
 Writer = Callable[[Pixels, float, Path, Mapping[str, str]], None]
@@ -94,6 +94,10 @@ class Video:
         kind = FORMATS[format_of(path, format)]
         if not overwrite and path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise OutputError(f"{path} exists; give another name, or overwrite=True to replace it")
+        if path.is_dir() and any(path.iterdir()) and not (path / SEQUENCE_METADATA).exists():
+            raise OutputError(
+                f"{path} is a folder with other files in it, not frames written before; give another name"
+            )
         pixels = self.pixels() if kind is not FORMATS["mp4"] else composite(self.pixels(), background)
         partial = path.with_name(f".{path.name}.tmp")
         try:
