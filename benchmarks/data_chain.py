@@ -96,7 +96,8 @@ def main(npm: str, work: str, *ingest: str) -> None:
         run("train", "train.py", "stage=vae", "data=shards", f"data.root={shards}", "trainer.max_steps=5",
             "trainer.val_every_n_steps=0", f"run_dir={work}/run"),
     ]  # fmt: skip
-    RESULT.write_text(json.dumps({"seconds": round(time.monotonic() - begin), "steps": steps}, indent=2) + "\n")
+    result = json.dumps({"seconds": round(time.monotonic() - begin), "steps": steps}, indent=2) + "\n"
+    RESULT.write_text(result.replace(work, "WORK_DIR"))
 
 
 if __name__ == "__main__":
