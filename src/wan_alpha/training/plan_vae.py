@@ -98,7 +98,7 @@ def _module(config: RunConfig) -> AlphaVAEModule:
 
 
 def _no_optimiser(parameters: Any) -> Any:
-    raise NotImplementedError
+    raise AssertionError("a plan counts a step's forward and backward pass: it makes no optimiser")
 
 
 def _codec(model: Any, base: AutoencoderKLWan, checkpointing: bool) -> RgbaVAE:

@@ -173,9 +173,6 @@ class ShardedStrategy(ModelParallelStrategy):
         if self.writer is not None:
             self.writer.check()
 
-    def remove_checkpoint(self, filepath: Any) -> None:
-        raise NotImplementedError("old checkpoints are removed by PeriodicCheckpoint")
-
     def teardown(self) -> None:
         if self.writer is not None:
             self.writer.close()
