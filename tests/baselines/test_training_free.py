@@ -169,3 +169,11 @@ def test_evaluation_makes_and_measures_the_videos_of_two_baselines(base: Path, t
     assert (videos / "key" / "p2.mkv").exists()
     with pytest.raises(RecordError, match=r"alfie holds videos that were made otherwise: sampling: .*'steps': 3"):
         evaluate(prompts, tmp_path / "out", *command, "sampling.num_inference_steps=3")
+
+
+def test_ours_and_a_baseline_stand_side_by_side_on_the_shipped_base(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.json"
+    prompts.write_text('{"p1": "a parrot"}')
+    command = ["base=tiny", "generators.ours=tiny", "generators.key=matting", "sampling.num_frames=5"]
+    command += ["sampling.height=32", "sampling.width=32", "sampling.num_inference_steps=1", "device=cpu"]
+    assert list(evaluate(prompts, tmp_path / "out", *command)["systems"]) == ["ours", "key"]

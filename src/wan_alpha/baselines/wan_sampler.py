@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data.resize import Frames
 from ..losses.timesteps import NUM_TRAIN_TIMESTEPS
-from ..models.base import check_size, load_vae
+from ..models.base import check_size, frame_rate, load_vae
 from ..models.codecs import Codec, ColourCodec
 from ..models.dit import load_scheduler, load_transformer
 from ..models.sampling import VelocityModel, sample_latents
@@ -49,8 +49,8 @@ class WanSampler:
 
     @property
     def fps(self) -> float:
-        """Frames per second that the base was trained for: 16, or 24 for Wan2.2's 5B."""
-        return 24.0 if self.codec.vae.config["z_dim"] == 48 else 16.0
+        """Frames per second, see `frame_rate`."""
+        return frame_rate(self.codec.vae)
 
     @torch.no_grad()
     def velocity_model(self, prompt: str) -> VelocityModel:

@@ -91,6 +91,11 @@ def spatial_stride(vae: AutoencoderKLWan) -> int:
     return 2 ** (len(vae.config["dim_mult"]) - 1) * (vae.config["patch_size"] or 1)
 
 
+def frame_rate(vae: AutoencoderKLWan) -> float:
+    """Frames per second that the base was trained for: 16, or 24 for Wan2.2's 5B, which alone has 16x16 cells."""
+    return 24.0 if spatial_stride(vae) == 16 else 16.0
+
+
 def check_size(vae: AutoencoderKLWan, num_frames: int, height: int, width: int) -> None:
     """Raise SizeError unless the base takes clips of T = 1 + 4k frames with sides that are multiples of its stride."""
     t, s = temporal_stride(vae), spatial_stride(vae)

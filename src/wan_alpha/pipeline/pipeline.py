@@ -22,7 +22,7 @@ from ..interop.dit_formats import adapter_tensors
 from ..interop.official_vae import load_rgba_vae
 from ..interop.weights import CheckpointError
 from ..models.adapters import AdapterError
-from ..models.base import SizeError, spatial_stride
+from ..models.base import SizeError, frame_rate
 from ..models.image_encoder import ImageEncoder
 from .codec import RgbaCodec
 from .image_to_video import FirstFrame, condition, conditioned
@@ -233,8 +233,8 @@ class AlphaWanPipeline(WanPipeline):
 
     @property
     def fps(self) -> float:
-        """Frames per second that the base was trained for: 16, or 24 for Wan2.2's 5B, which alone has 16x16 cells."""
-        return 24.0 if spatial_stride(self.vae.alpha_vae.base) == 16 else 16.0
+        """Frames per second, see `frame_rate`."""
+        return frame_rate(self.vae.alpha_vae.base)
 
     def prepare_latents(self, batch_size: int, num_channels_latents: int = 16, *args: Any, **kwargs: Any) -> Tensor:
         """An image-to-video transformer has more input channels than a latent; only the latent's are noise."""
