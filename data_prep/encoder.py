@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from wan_alpha.data.captions import CaptionStyle
-from wan_alpha.data.dataset import ClipDataset, Sample, collate
+from wan_alpha.data.dataset import HELD_OUT_SEED, ClipDataset, Sample, collate
 from wan_alpha.data.folders import FolderSource
-from wan_alpha.data.latents import LatentEntry, LatentsError, entry_key, read_latent_header, write_latent_shard
+from wan_alpha.data.latents import INSTEAD, LatentEntry, LatentsError, entry_key, read_latent_header, write_latent_shard
 from wan_alpha.data.shards import ShardSource
 from wan_alpha.data.source import SPLITS, ClipSource
 from wan_alpha.models.adapters import load_adapters
@@ -26,7 +26,6 @@ from wan_alpha.models.image_encoder import ImageEncoder, first_pictures, wants_f
 from wan_alpha.models.text import TextEncoder, cut_padding
 from wan_alpha.rendering import cell_means
 
-INSTEAD = "instead"  # in the window of a sample whose clip could not be read: the clip that took its place
 DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -46,7 +45,7 @@ class Options:
     zoom: Annotated[float, "random crops up to this zoom, from 1"] = 1.5
     flip: Annotated[bool, "mirror every second sample"] = True
     stills: Annotated[str, "smooth, integer or static: how a picture becomes a clip"] = "smooth"
-    seed: Annotated[int, "of the order and of every sample's window and colour"] = 0
+    seed: Annotated[int, "of the order and of every training sample's window and colour"] = 0
     val_clips: Annotated[int | None, "encode the first so many held-out clips; null: all"] = None
     val_share: Annotated[float, "share of clips held out, where the folder does not say"] = 0.1
     task: Annotated[str, "t2v, or i2v: also each clip's first frame, as a latent and as the base's CLIP sees it"] = (
@@ -90,6 +89,7 @@ class Encoder:
         check_size(self.codec.vae, options.num_frames, options.height, options.width)
         self.identity = self._identity()
         self.datasets = {split: self._dataset(split) for split in SPLITS}
+        self.words = {clip.key: clip.caption for data in self.datasets.values() for clip in data.source.clips}
 
     def _identity(self) -> dict[str, Any]:
         o = self.options
@@ -105,7 +105,7 @@ class Encoder:
             open_clips(o, split),
             o.num_frames,
             (o.height, o.width),
-            o.seed,
+            o.seed if augment else HELD_OUT_SEED,
             (o.frame_stride, o.frame_stride),
             augment=augment,
             scale=(1.0, o.zoom) if augment else (1.0, 1.0),
@@ -128,15 +128,14 @@ class Encoder:
     def plan(self, split: str, n: int) -> tuple[dict[str, Any], str]:
         """The window and caption that sample `n` is going to have, without reading it."""
         dataset, o = self.datasets[split], self.options
-        source = dataset.source
-        index = dataset.order.locate(n)[1] if dataset.augment else n % len(source)
+        source, index = dataset.source, dataset.clip(n)
         clip = source.clips[index]
         window = {
-            "clip": clip.key, "frames": clip.num_frames, "crc32": clip.meta.get("crc32"), "number": n, "split": split,
-            "seed": o.seed, "num_frames": o.num_frames, "stride": o.frame_stride, "size": [o.height, o.width],
+            "clip": clip.key, "frames": clip.num_frames, "crc32": source.checksum(index), "number": n, "split": split,
+            "seed": dataset.seed, "num_frames": o.num_frames, "stride": o.frame_stride, "size": [o.height, o.width],
             "zoom": o.zoom, "words": clip.caption, "flip": o.flip, "stills": o.stills,
         }  # fmt: skip
-        return window, dataset._caption(clip, n)
+        return window, dataset.caption(n)
 
     def is_done(self, job: Job) -> bool:
         """Whether a shard is there and is what would be made now."""
@@ -194,7 +193,7 @@ class Encoder:
     def _entry(self, split: str, n: int, sample: Sample, captions: dict[str, int]) -> LatentEntry:
         window, caption = self.plan(split, n)[0], sample["caption"]
         if sample["key"] != window["clip"]:  # it could not be read; what is stored is the next one
-            window |= {INSTEAD: sample["key"]}
+            window |= {INSTEAD: {"clip": sample["key"], "words": self.words[sample["key"]]}}
         place = captions.setdefault(caption, len(captions)) if self.text is not None else None
         key, colour = entry_key(self.identity, window, caption), sample["background"].tolist()
         return LatentEntry(n, key, sample["key"], caption, colour, window, place, sample["problem"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from small_world import random_base, write_clips
 
 import data_prep.encode as step
@@ -140,6 +141,45 @@ def test_a_caption_that_changed_makes_its_latent_stale(options: Options) -> None
         LatentSource(options.out, "train", {})
     step.encode(options)
     assert read_latent_header(file) == (identity, entries)
+
+
+def test_a_clip_that_was_edited_is_encoded_again(options: Options, tmp_path: Path) -> None:
+    options = replace(options, root=write_clips(tmp_path / "clips", 5))
+    step.encode(options)
+    before = files(options)
+    edited = sorted(options.root.glob("disc*/0.png"))[-1]
+    Image.open(edited).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(edited)
+    step.encode(options)
+    key = edited.parent.name
+    for name, (time, _) in files(options).items():
+        holds_it = key in [entry.clip for entry in read_latent_header(options.out / name)[1]]
+        assert (time != before[name][0]) is holds_it
+
+
+def test_a_stand_in_is_chosen_by_its_own_caption(options: Options, tmp_path: Path) -> None:
+    options = replace(options, root=write_clips(tmp_path / "clips", 5), variants=1)
+    captions = {f"disc{n}": f"number {n}" for n in range(5)}
+    (options.root / "captions.json").write_text(json.dumps(captions))
+    encoder = Encoder(options, "cpu")
+    first, second = (encoder.datasets["train"].source.clips[encoder.datasets["train"].clip(n)] for n in (0, 1))
+    for file in (options.root / first.key).iterdir():
+        file.write_bytes(b"no picture")
+    options.out.mkdir()
+    for job in encoder.jobs():
+        encoder.encode(job)
+    step._finish(options, encoder, encoder.jobs())
+    everything = LatentSource(options.out, "train", {})
+    assert [entry.clip for entry in everything.entries].count(second.key) == 2
+    assert any(first.key in problem for problem in everything.problems)
+    left = LatentSource(options.out, "train", {}, exclude=[second.caption])
+    assert second.key not in [entry.clip for entry in left.entries]
+    assert len(LatentSource(options.out, "train", {}, only=[second.caption])) == 2
+
+
+def test_held_out_clips_lie_on_the_same_colours_for_every_seed(options: Options) -> None:
+    one, two = (Encoder(replace(options, seed=seed), "cpu").datasets for seed in (0, 1))
+    assert all(torch.equal(one["val"][n]["background"], two["val"][n]["background"]) for n in range(2))
+    assert any(not torch.equal(one["train"][n]["background"], two["train"][n]["background"]) for n in range(6))
 
 
 def test_shards_of_two_runs_do_not_mix(options: Options, world: dict[str, Path]) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ import launch
 import pytest
 import torch
 from launch import ROOT, compose, doomed, train
-from small_dit_base import write_complete_base
+from safetensors import safe_open
+from small_dit_base import write_complete_base, write_image_transformer
 from test_resume import SIGKILL, assert_equal_tree, last_state, rows
 
 from data_prep.encode import encode
@@ -67,11 +71,36 @@ def _start(state: dict[str, Any], name: str) -> torch.Tensor:
 
 
 def test_latents_made_before_or_in_the_step(base: Path, clips: Path, tmp_path: Path) -> None:
-    """One variant is the first epoch: the same clips in another order, and the same held-out loss to fp16."""
-    for variants in (0, 1):
-        train(*small(base, clips, tmp_path / str(variants), f"model.variants={variants}", "optim.lr=1e-9"))
-    before, fresh = ([float(r["val/loss"]) for r in rows(tmp_path / v) if r.get("val/loss")] for v in ("1", "0"))
-    assert before == pytest.approx(fresh, rel=1e-3)
+    """One variant is the first epoch: the same clips in another order, and the same held-out loss to fp16.
+
+    The held-out loss of untrained adapters is that of the base, whatever the seed.
+    """
+    for n, variants in enumerate((0, 1, 1)):
+        still = [f"model.variants={variants}", "optim.lr=1e-9", f"seed={n}", "trainer.max_steps=4"]
+        train(*small(base, clips, tmp_path / str(n), *still))
+    fresh, *before = ([float(r["val/loss"]) for r in rows(tmp_path / n) if r.get("val/loss")] for n in ("0", "1", "2"))
+    assert before[0] == pytest.approx(before[1], rel=1e-6)
+    assert before[0] == pytest.approx(fresh, rel=1e-3)
+
+
+def test_latents_of_other_captions_are_not_used_again(base: Path, clips: Path, tmp_path: Path) -> None:
+    root, run_dir = shutil.copytree(clips, tmp_path / "clips"), tmp_path / "run"
+    command = small(base, root, run_dir, "trainer.val_every_n_steps=0", "optim.decay_share=0", "trainer.max_steps=1")
+
+    def encoded() -> set[str]:
+        with safe_open(run_dir / "latents-train.safetensors", "pt") as file:
+            return set(json.loads(file.metadata()["captions"]))
+
+    (root / "captions.json").write_text(json.dumps({f"disc{n}": "a disc" for n in range(9)}))
+    train(*command)
+    assert all(text.startswith("a disc") or text.endswith("a disc.") for text in encoded())
+    (root / "captions.json").write_text(json.dumps({f"disc{n}": "a ball" for n in range(9)}))
+    with pytest.raises(CheckpointError, match=r"captions: [0-9a-f]+ -> [0-9a-f]+"):
+        train(*command, "trainer.max_steps=2")
+    train(*command, "ckpt_path=null")
+    assert not any("disc" in text for text in encoded())
+    train(*command, "ckpt_path=null", "data.captions.transparency.keep=0")
+    assert encoded() == {"a ball"}
 
 
 def test_what_large_bases_switch_on_takes_the_same_steps(base: Path, clips: Path, tmp_path: Path) -> None:
@@ -128,12 +157,20 @@ def test_the_loss_is_logged_by_noise_level(base: Path, clips: Path, tmp_path: Pa
 
 
 def test_samples_are_drawn_at_every_validation(base: Path, clips: Path, tmp_path: Path) -> None:
-    """As panels, and as videos on W&B: five frames of each sample, which move."""
-    train(*small(base, clips, tmp_path, "callbacks.panels=true", "trainer.val_every_n_steps=3", "logger=wandb"))
+    """As panels, and as videos on W&B: five frames of each sample, which move, with the captions they were made from.
+
+    Those of image to video are the held-out clips', not `model.samples.prompts`.
+    """
+    i2v = write_image_transformer(shutil.copytree(base, tmp_path / "base"))
+    more = ["model.task=i2v", "model.variants=0", f"base.path={i2v}", "trainer.val_every_n_steps=3", "logger=wandb"]
+    train(*small(base, clips, tmp_path, "callbacks.panels=true", *more))
     drawn = sorted(p.name for p in (tmp_path / "panels").iterdir())
     assert drawn == [f"step-{n:08d}.{kind}" for n in (3, 6) for kind in ("mp4", "png", "webp")]
     films = sorted(tmp_path.glob("wandb/offline-run-*/files/media/videos/samples_*.mp4"))
     assert len(films) == 2
+    (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    captions = re.findall(rb'samples\x12\x07caption\x82\x01."([^"]*)"', log.read_bytes(), re.DOTALL)
+    assert set(captions) == {b"The background is transparent., The background is transparent."}
     for film in films:
         with av.open(str(film)) as container:
             frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
@@ -160,6 +197,17 @@ def test_what_a_run_leaves_is_what_diffusers_loads(base: Path, clips: Path, tmp_
         (["model.adapter.rank=0"], "model.adapter.rank=0: input should be greater than or equal to 1"),
         (["model.validation_timesteps=[0.5,1]"], r"model.validation_timesteps: 1.0 is not in \(0, 1\)"),
         (["model.timesteps.shift=0"], "model.timesteps.shift=0: input should be greater than 0"),
+        (
+            ["model.timesteps.range=[0.9,0.5]"],
+            r"model.timesteps.range=\[0.9, 0.5\]: the smaller noise level comes first",
+        ),
+        (["model.timesteps.range=[0,2]"], "model.timesteps.range.*less than or equal to 1"),
+        (
+            ["model.timesteps.range=[0.9,1]"],
+            r"model.validation_timesteps: 0.1 is not in model.timesteps.range=\[0.9, 1.0\]",
+        ),
+        (["model.expert=third"], "model.expert='third': input should be 'transformer' or 'transformer_2'"),
+        (["model.adapter.kind=full", "model.expert=transformer_2"], "makes bases with one transformer"),
         (["model.vae_adapters=null"], "model.vae_adapters is null"),
         (["model.init_from=runs/x"], "model.adapter.kind=dora trains adapters"),
         (["data.buckets=[{num_frames: 5, size: [16, 16]}]"], "data.buckets needs model.variants=0"),

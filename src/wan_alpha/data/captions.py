@@ -9,8 +9,10 @@ of the Wan-Alpha release (PAPER: style, shot size, speed, quality; front and bac
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -126,6 +128,12 @@ def compose(clip: Clip, rng: np.random.Generator | None, style: CaptionStyle) ->
         return caption
     sentences = [_sentence(text, language) for text in (*before, caption, *after) if text]
     return ("" if language == "zh" else " ").join(sentences)
+
+
+def hash_captions(clips: Iterable[Clip]) -> str:
+    """sha256 of all that `compose` takes from clips: equal hashes mean equal texts for an equal style."""
+    said = [[clip.caption, clip.meta.get("captions"), clip.meta.get("labels")] for clip in clips]
+    return hashlib.sha256(json.dumps(said, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def language_of(text: str) -> Language:

@@ -31,6 +31,8 @@ _STILL_STREAM, _CAPTION_STREAM = 2, 4  # 1 and 3: `wan_alpha.data.order`
 
 MAX_REPLACEMENTS = 16
 """After so many unreadable clips in a row the data set counts as lost."""
+HELD_OUT_SEED = 0
+"""Of the colours behind held-out clips in training, whatever the run's own seed: figures of runs are comparable."""
 CROP_TRIES = 4
 """A random window in which alpha is constant is drawn again, so many times at most."""
 
@@ -182,7 +184,7 @@ class ClipDataset(Dataset[Sample]):
             alpha=alpha,
             background=COLOURS[draws.background].clone(),
             canvas=COLOURS[draws.canvas].clone(),
-            caption=self._caption(clip, n),
+            caption=self._compose(clip, n),
             key=clip.key,
             index=n,
             problem=problem,
@@ -190,10 +192,15 @@ class ClipDataset(Dataset[Sample]):
 
     def shape(self, n: int) -> Bucket:
         """Frames and size of sample `n`: its bucket's, also when its clip has to be replaced."""
-        return self.shapes[0 if self.labels is None else int(self.labels[self._clip(n)])]
+        return self.shapes[0 if self.labels is None else int(self.labels[self.clip(n)])]
 
-    def _clip(self, n: int) -> int:
+    def clip(self, n: int) -> int:
+        """Which clip of the source sample `n` is of, unless that one cannot be read."""
         return self.order.locate(n)[1] if self.augment else n % len(self.source)
+
+    def caption(self, n: int) -> str:
+        """The text of sample `n`, without reading its clip."""
+        return self._compose(self.source.clips[self.clip(n)], n)
 
     def _draw(self, n: int) -> _Draws:
         rng = np.random.default_rng((self.seed, n))
@@ -205,7 +212,7 @@ class ClipDataset(Dataset[Sample]):
         path = None if self.stills == "static" else draw_path(rng, self.scale)
         return _Draws(start, flip, zoom, windows, background, canvas, path, rng.random())
 
-    def _caption(self, clip: Clip, n: int) -> str:
+    def _compose(self, clip: Clip, n: int) -> str:
         if self.captions is None:
             return clip.caption
         rng = np.random.default_rng((self.seed, n, _CAPTION_STREAM)) if self.augment else None
@@ -215,7 +222,7 @@ class ClipDataset(Dataset[Sample]):
         """(clip index, frames, problem) of the first readable clip from place `n` of the order on."""
         problems: list[str] = []
         for place in range(n, n + min(len(self.source), MAX_REPLACEMENTS)):
-            index = self._clip(place)
+            index = self.clip(place)
             try:
                 return index, self._read_window(index, draws, count), "; ".join(problems)
             except MediaError as error:

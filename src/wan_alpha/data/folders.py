@@ -16,6 +16,7 @@ import csv
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,7 @@ class FolderSource:
             raise DataError(f"{self.root}: none of its {len(found)} clips is in split {split!r}; add clips")
         self.clips = [clip for clip, _ in chosen]
         self._media = [media for _, media in chosen]
+        self._checksums: dict[int, int | None] = {}
         self.manifest_hash = hash_manifest(
             (clip.key, *_size_of(media), clip.num_frames, clip.height, clip.width, *self._made_straight)
             for clip, media in chosen
@@ -108,6 +110,15 @@ class FolderSource:
     def _made_straight(self) -> tuple[str, ...]:
         """What the manifest hash says of it; nothing where colours are taken as they are."""
         return ("made straight",) if self.premultiplied == "yes" else ()
+
+    def checksum(self, index: int) -> int | None:
+        """See `ClipSource.checksum`; reads the clip's files, once."""
+        if index not in self._checksums:
+            try:
+                self._checksums[index] = _crc32(self._media[index])
+            except OSError:  # reading the clip will say so
+                self._checksums[index] = None
+        return self._checksums[index]
 
     def describe(self, index: int) -> str:
         """The file or folder of a clip."""
@@ -293,10 +304,22 @@ def _pairs(fgr: Path, pha: Path, problems: list[str]) -> Iterator[Entry]:
     problems += [f"{matte}: no colour of that name in {fgr}" for matte in mattes.values()]
 
 
-def _size_of(media: Path | Pair) -> tuple[int, ...]:
-    """Bytes of each file a clip consists of, in order of their names."""
-    sizes: list[int] = []
+def _files_of(media: Path | Pair) -> Iterator[Path]:
+    """The files a clip consists of, in order of their names."""
     for part in media if isinstance(media, Pair) else (media,):
-        files = sorted(part.iterdir()) if part.is_dir() else [part]
-        sizes += [file.stat().st_size for file in files]
-    return tuple(sizes)
+        yield from sorted(file for file in part.iterdir() if file.is_file()) if part.is_dir() else [part]
+
+
+def _size_of(media: Path | Pair) -> tuple[int, ...]:
+    """Bytes of each file of a clip."""
+    return tuple(file.stat().st_size for file in _files_of(media))
+
+
+def _crc32(media: Path | Pair) -> int:
+    """crc32 of the contents of a clip's files, one after the other."""
+    checksum = 0
+    for file in _files_of(media):
+        with file.open("rb") as handle:
+            while block := handle.read(1 << 24):
+                checksum = zlib.crc32(block, checksum)
+    return checksum

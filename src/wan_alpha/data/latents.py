@@ -34,8 +34,9 @@ from .order import SampleOrder
 from .source import Clip, chosen_captions
 
 MANIFEST = "latents.json"
-SCHEMA_VERSION = 2  # 1 had the coverage in bytes, too coarse for version 2's noise
+SCHEMA_VERSION = 3  # in 1 the coverage was too coarse for version 2's noise; in 2 held-out colours followed the seed
 HEADER = "wan_alpha"
+INSTEAD = "instead"  # in the window of a sample whose clip could not be read: the one that took its place
 MEANINGS = {
     "base": "with another base",
     "adapters": "with other adapters",
@@ -65,6 +66,11 @@ class LatentEntry:
     window: dict[str, Any]
     text: int | None
     problem: str = ""
+
+    @property
+    def words(self) -> str:
+        """The caption of the clip that was encoded, as `data.only` and `data.exclude` name it."""
+        return self.window.get(INSTEAD, self.window).get("words", "")
 
 
 def entry_key(identity: Mapping[str, Any], window: Mapping[str, Any], caption: str) -> str:
@@ -131,8 +137,9 @@ class LatentSource:
         self._handles: dict[Path, Any] = {}
         for name in manifest["shards"][split]:
             self._add(self.root / name)
-        chosen = chosen_captions((entry.window.get("words", "") for entry in self.entries), only, exclude)
-        kept = [place for place, entry in enumerate(self.entries) if entry.window.get("words", "") in chosen]
+        known = {word for entry in self.entries for word in (entry.words, entry.window.get("words", ""))}
+        chosen = chosen_captions(known, only, exclude)
+        kept = [place for place, entry in enumerate(self.entries) if entry.words in chosen]
         self.entries, self._files = [self.entries[n] for n in kept], [self._files[n] for n in kept]
         if not self.entries:
             raise LatentsError(f"{self.root} holds no {split} latents")

@@ -34,6 +34,11 @@ class MixedSource:
         part, own = self._own(index)
         return part.read(own, start, count, stride)
 
+    def checksum(self, index: int) -> int | None:
+        """See `ClipSource.checksum`."""
+        part, own = self._own(index)
+        return part.checksum(own)
+
     def describe(self, index: int) -> str:
         """See `ClipSource.describe`."""
         part, own = self._own(index)

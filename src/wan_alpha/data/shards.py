@@ -84,6 +84,10 @@ class ShardSource:
         data = self._bytes(index)
         return read_frames(data, self._members[index].ext, start, count, stride, name=self.describe(index))
 
+    def checksum(self, index: int) -> int | None:
+        """See `ClipSource.checksum`."""
+        return self.clips[index].meta.get("crc32")
+
     def describe(self, index: int) -> str:
         """Shard and key of a clip."""
         member = self._members[index]
@@ -92,7 +96,7 @@ class ShardSource:
     def _bytes(self, index: int) -> bytes:
         """The media of a clip, as it was written."""
         _, _, offset, size = self._members[index]
-        shard, promised = self._shards[self._members[index].shard], self.clips[index].meta.get("crc32")
+        shard, promised = self._shards[self._members[index].shard], self.checksum(index)
         for _ in range(2):
             data = self.store.part(shard, offset, size)
             # Decoders paint over damage without a word (FFmpeg's FFV1 too, its own checksums notwithstanding).

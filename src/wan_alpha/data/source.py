@@ -52,6 +52,10 @@ class ClipSource(Protocol):
         """
         ...
 
+    def checksum(self, index: int) -> int | None:
+        """crc32 of the bytes of clip `index`; None where it was not noted when they were packed, or they are gone."""
+        ...
+
     def describe(self, index: int) -> str:
         """Where clip `index` lies, for messages."""
         ...
@@ -91,6 +95,10 @@ class Chosen:
     def read(self, index: int, start: int, count: int, stride: int = 1) -> Frames:
         """See `ClipSource.read`."""
         return self.source.read(self.indices[index], start, count, stride)
+
+    def checksum(self, index: int) -> int | None:
+        """See `ClipSource.checksum`."""
+        return self.source.checksum(self.indices[index])
 
     def describe(self, index: int) -> str:
         """See `ClipSource.describe`."""

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from ..losses.draws import draw
 from ..losses.flow_matching import flow_matching_loss, interpolate, velocity
 from ..losses.shifted_noise import NoiseKind, masks_of, noise_shift, object_masks
-from ..losses.timesteps import NUM_TRAIN_TIMESTEPS, Timesteps, check_timesteps
+from ..losses.timesteps import NUM_TRAIN_TIMESTEPS, TimestepError, Timesteps, check_timesteps
 from ..models.base import spatial_stride, temporal_stride
 from ..models.codecs import Codec
 from ..models.context import divide_tokens
-from ..models.dit import AdapterKind, new_scheduler
+from ..models.dit import AdapterKind, Expert, new_scheduler
 from ..models.dit_adapters import dit_fingerprint, remember_dit_fingerprint
 from ..models.folded_text import fold_text
 from ..models.image_condition import GivenFrame, condition_latent, with_condition
@@ -42,6 +42,7 @@ class DiTSettings:
 
     Attributes:
         task: `t2v`, or `i2v`: the first RGBA frame is given, see `models.image_condition`.
+        expert: which of the base's transformers this is; noted in the exported adapters.
         adapter: `dora` or `lora` train adapters; `full` trains every weight, and the text encoder with them.
         timesteps: which noise levels, and their weights.
         noise: `plain`, or version 2's `shifted`, whose mean is another away from the object (`losses.shifted_noise`).
@@ -52,6 +53,7 @@ class DiTSettings:
     """
 
     task: Literal["t2v", "i2v"] = "t2v"
+    expert: Expert = "transformer"
     adapter: AdapterKind = "dora"
     timesteps: Timesteps = field(default_factory=Timesteps)
     noise: NoiseKind = "plain"
@@ -62,6 +64,12 @@ class DiTSettings:
 
     def __post_init__(self) -> None:
         check_timesteps(torch.tensor(self.validation_timesteps))
+        low, high = self.timesteps.range
+        if outside := [t for t in self.validation_timesteps if not low <= t <= high]:
+            raise TimestepError(
+                f"validation_timesteps: {outside[0]} is not in [{low:g}, {high:g}], the noise levels that are trained; "
+                "give some from there"
+            )
 
 
 class AlphaDiTModule(StageModule):
@@ -208,7 +216,10 @@ class AlphaDiTModule(StageModule):
 
     def encode_prompts(self, captions: Sequence[str]) -> Prompts:
         """Embeddings of captions, padded as the transformer is to see them."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.adapter == "full"):
+        trained = self.settings.adapter == "full"
+        grad = torch.set_grad_enabled(torch.is_grad_enabled() and trained)
+        # A frozen encoder computes as data_prep.encode does, whatever the precision of the step.
+        with grad, torch.autocast(self.device.type, enabled=trained and torch.is_autocast_enabled(self.device.type)):
             found = self.text(captions, None if self.settings.fold_padding else MAX_TOKENS)
         return Prompts(found.embeddings.to(self.device).float(), found.lengths.to(self.device))
 
@@ -276,7 +287,7 @@ class AlphaDiTModule(StageModule):
         if self.settings.adapter == "full":
             export_base(directory / "base", self.transformer, self.text, self.codec.vae, self.scheduler, dtype)
         else:
-            export_adapters(directory / "adapters", self.transformer, self.codec, dtype)
+            export_adapters(directory / "adapters", self.transformer, self.codec, dtype, self.settings.expert)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["noise_levels"] = self.levels.state()

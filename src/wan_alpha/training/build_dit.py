@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UniPCMultistepScheduler
@@ -16,7 +17,14 @@ from ..models.adapters import load_adapters
 from ..models.alpha_vae import AdapterSpec, AlphaVAE
 from ..models.base import BaseError, load_vae, locate_base, temporal_stride
 from ..models.codecs import AlphaCodec, Codec, ColourCodec
-from ..models.dit import compile_blocks, load_scheduler, load_transformer, new_scheduler, new_transformer
+from ..models.dit import (
+    compile_blocks,
+    load_scheduler,
+    load_transformer,
+    new_scheduler,
+    new_transformer,
+    noise_range,
+)
 from ..models.identity import codec_identity, text_identity
 from ..models.image_condition import check_image_base, check_text_base
 from ..models.image_encoder import ImageEncoder
@@ -43,7 +51,7 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
         transformer, text, scheduler = _fresh(config, model, codec)
     else:
         dtype = getattr(torch, model.frozen.dtype)
-        transformer = load_transformer(source, dtype, model.frozen.quantise)
+        transformer = load_transformer(source, dtype, model.frozen.quantise, model.expert)
         text = TextEncoder.from_pretrained(source, dtype)
         scheduler = load_scheduler(source)
     image = _image_encoder(config, transformer, codec)
@@ -60,8 +68,9 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
     settings = DiTSettings(
         text_on_cpu=model.frozen.text_on_cpu,
         task=model.task,
+        expert=model.expert,
         adapter="lora" if model.adapter.kind == "paired" else model.adapter.kind,
-        timesteps=Timesteps(**asdict(model.timesteps)),
+        timesteps=build_timesteps(config, model, scheduler),
         noise=model.noise,
         caption_dropout=model.caption_dropout,
         fold_padding=model.fold_padding,
@@ -69,6 +78,23 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
     )
     parts = (transformer, text, codec, settings, optimiser(config), config.seed, scheduler, image)
     return PairedTokensModule(paired, *parts) if pairing else AlphaDiTModule(*parts)
+
+
+def build_timesteps(config: RunConfig, model: AlphaDiTConfig, scheduler: UniPCMultistepScheduler) -> Timesteps:
+    """The distribution of t; what is not given is the base's: the scheduler's shift, the expert's noise levels."""
+    given = asdict(model.timesteps)
+    if model.timesteps.shift is None:
+        given["shift"] = float(scheduler.config.flow_shift)
+    low, high = model.timesteps.range or noise_range(config.base.path, model.expert)
+    return Timesteps(**(given | {"range": (low, high)}))
+
+
+def settle_timesteps(tree: dict[str, Any], module: AlphaDiTModule) -> dict[str, Any]:
+    """A run's configuration with the shift and the range of t in it that were left to the base."""
+    given, found = tree["model"]["timesteps"], module.settings.timesteps
+    whole = given["range"] is None and found.range == (0, 1)
+    settled = given | {"shift": found.shift, "range": None if whole else list(found.range)}
+    return tree | {"model": tree["model"] | {"timesteps": settled}}
 
 
 def _image_encoder(config: RunConfig, transformer: WanTransformer3DModel, codec: Codec) -> ImageEncoder | None:

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, DistributedSampler, Sampler, Subset
 
 from ..data.buckets import Bucket, BucketOrder, BucketSampler, assign
-from ..data.dataset import Batch, ClipDataset, Sample, collate
+from ..data.dataset import HELD_OUT_SEED, Batch, ClipDataset, Sample, collate
 from ..data.folders import FolderSource
 from ..data.mixture import MixedSource
 from ..data.order import GlobalOrderSampler, SampleOrder
@@ -105,7 +105,7 @@ class ClipDataModule(pl.LightningDataModule):
             source,
             num_frames=self.config.num_frames,
             size=(self.config.size[0], self.config.size[1]),
-            seed=self.seed,
+            seed=self.seed if augment else HELD_OUT_SEED,
             frame_stride=low_high(self.config.frame_stride),
             augment=augment,
             scale=(self.config.zoom[0], self.config.zoom[1]) if augment else (1.0, 1.0),

@@ -51,7 +51,8 @@ class GenerationValidation(Callback):
         if not trainer.is_global_zero:
             return
         title = f"step {trainer.global_step}: {self.samples.steps} steps, guidance {self.samples.guidance:g}"
-        self._write(trainer, gallery(tiles, given_prompts(pl_module, self.samples)[0], title=title))
+        prompts = given_prompts(pl_module, self.samples)[0]
+        self._write(trainer, gallery(tiles, prompts, title=title), prompts)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -61,7 +62,7 @@ class GenerationValidation(Callback):
         shown = "  ".join(f"{k.removeprefix('val/')} {v:.4f}" for k, v in sorted(figures.items()))
         Console().print(f"held-out loss after {trainer.global_step} steps: {shown}", highlight=False)
 
-    def _write(self, trainer: pl.Trainer, pages: Frames) -> None:
+    def _write(self, trainer: pl.Trainer, pages: Frames, prompts: list[str]) -> None:
         stem = self.run_dir / "panels" / f"step-{trainer.global_step:08d}"
         stem.parent.mkdir(parents=True, exist_ok=True)
         frames = [Image.fromarray(page) for page in pages]
@@ -75,7 +76,7 @@ class GenerationValidation(Callback):
                 import wandb
 
                 film = write_mp4(pages, stem.with_suffix(".mp4"), fps=FPS)
-                video = wandb.Video(str(film), format="mp4", caption=", ".join(self.samples.prompts))
+                video = wandb.Video(str(film), format="mp4", caption=", ".join(prompts))
                 logger.experiment.log({"samples": video, "trainer/global_step": trainer.global_step})
 
 

@@ -179,14 +179,16 @@ class LatentDataModule(ClipDataModule):
         if split not in self.banks:
             source = self.train_source if split == "train" else self.val_source
             count = len(source) * self.variants if split == "train" else self._val_count()
+            dataset = self.dataset(source, augment=split == "train")
             c = self.config
             key = bank_key(
                 self.identity
                 | ({"masked": True} if self.masked else {})
-                | {"data": source.manifest_hash, "count": count, "seed": self.seed, "frames": c.num_frames}
+                | {"data": source.manifest_hash, "count": count, "seed": dataset.seed, "frames": c.num_frames}
                 | {"size": c.size, "stride": c.frame_stride, "zoom": c.zoom, "stills": c.stills, "flip": c.flip}
+                | {"contents": [source.checksum(n) for n in range(len(source))]}
+                | {"captions": [dataset.caption(n) for n in range(count)]}
             )
-            dataset = self.dataset(source, augment=split == "train")
             device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
             title = f"encode {split}"
             self.codec.to(device)

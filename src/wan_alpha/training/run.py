@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from ..command import ConfigError
+from ..data.captions import hash_captions
 from ..stages.dit import AlphaDiTModule
 from ..stages.stage import StageModule
 from .build import build_module
-from .build_dit import build_latent_data, build_stored_data
+from .build_dit import build_latent_data, build_stored_data, settle_timesteps
 from .build_optim import schedule_steps
 from .checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError, PeriodicCheckpoint, last_checkpoint
 from .config import AlphaDiTConfig, RunConfig, TrainerConfig
@@ -79,6 +80,8 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
         "data mixture": list(data.order.quotas) if isinstance(data, ClipDataModule) and config.data.sources else None,
         "base weights": module.base_fingerprint(),
     }
+    if isinstance(module, AlphaDiTModule):
+        identity = settle_timesteps(identity, module) | {"captions": hash_captions(data.train_source.clips)}
     checkpoint = find_checkpoint(config.ckpt_path, run_dir)
     first_step = 0 if checkpoint is None else check_same_run(checkpoint, identity)
     if first_step >= config.trainer.max_steps:
@@ -161,7 +164,8 @@ def check_same_run(checkpoint: Path, identity: dict[str, Any]) -> int:
     """The step of a checkpoint; refuse one that another configuration or other data made, and name what differs."""
     state = read_rest(checkpoint) if checkpoint.is_dir() else AtomicCheckpointIO().load_checkpoint(checkpoint)
     saved = state.get("run_config")
-    differing = differing_keys(saved, identity) if saved else []
+    known = {name: identity.get(name) for name in ("captions",) if name in identity}  # what older checkpoints leave out
+    differing = differing_keys(known | saved, identity) if saved else []
     if differing:
         raise CheckpointError(
             f"{checkpoint} was made with another configuration:\n  "
