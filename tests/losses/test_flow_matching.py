@@ -60,6 +60,25 @@ def test_logit_normal_has_the_density_it_is_named_for() -> None:
     assert Timesteps("uniform").sample(u).mean().item() == pytest.approx(0.5, abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["uniform", "logit_normal"])
+@pytest.mark.parametrize("part", [(0.9, 1.0), (0.0, 0.875), (0.3, 0.4)])
+def test_a_range_is_the_part_of_the_distribution_that_lies_in_it(kind: str, part: tuple[float, float]) -> None:
+    u = (torch.arange(20000) + 0.5) / 20000
+    whole = Timesteps(kind, shift=5.0, mean=0.4).sample(u)  # type: ignore[arg-type]
+    cut = Timesteps(kind, shift=5.0, mean=0.4, range=part).sample(u)  # type: ignore[arg-type]
+    inside = whole[(whole >= part[0]) & (whole <= part[1])]
+    assert cut.min() >= part[0] - 1e-6
+    assert cut.max() <= part[1] + 1e-6
+    for share in (0.1, 0.5, 0.9):
+        assert cut.quantile(share).item() == pytest.approx(inside.quantile(share).item(), abs=2e-3)
+
+
+@pytest.mark.parametrize("wrong", [(0.5, 0.5), (0.9, 0.1), (-0.1, 1.0), (0.0, 1.1), (math.nan, 1.0)])
+def test_a_range_without_noise_levels_is_refused(wrong: tuple[float, float]) -> None:
+    with pytest.raises(TimestepError, match="two noise levels with 0 <= low < high <= 1"):
+        Timesteps(range=wrong)
+
+
 @given(u=st.floats(0, 1), shift=st.floats(0.05, 20), kind=st.sampled_from(["uniform", "logit_normal"]))
 def test_noise_levels_stay_inside(u: float, shift: float, kind: str) -> None:
     check_timesteps(Timesteps(kind, shift=shift).sample(torch.tensor([u])))  # type: ignore[arg-type]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import WanPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 from small_dit_base import random_text, write_complete_base
 
 from wan_alpha.models import dit
 from wan_alpha.models.base import BaseError
-from wan_alpha.models.dit import compile_blocks, load_transformer
+from wan_alpha.models.dit import compile_blocks, load_scheduler, load_transformer
 from wan_alpha.models.folded_text import fold_text, padding_bias
 from wan_alpha.models.text import TextEncoder, cut_padding, pad_prompts
 
@@ -59,6 +59,13 @@ def test_a_base_without_a_text_encoder_is_named(wan22: Path) -> None:
         TextEncoder.from_pretrained(wan22)
     with pytest.raises(BaseError, match=r"no Wan transformer at .*wan22"):
         load_transformer(wan22)
+
+
+def test_the_shift_of_a_base_is_its_scheduler_s(base: Path, tmp_path: Path) -> None:
+    assert load_scheduler(base).config.flow_shift == 2.0
+    FlowMatchEulerDiscreteScheduler(shift=7.0).save_pretrained(tmp_path / "scheduler")
+    euler = load_scheduler(tmp_path)
+    assert (euler.config.flow_shift, euler.config.prediction_type) == (7.0, "flow_prediction")
 
 
 def test_folded_padding_changes_nothing(base: Path) -> None:

@@ -78,6 +78,18 @@ def test_a_seed_gives_the_same_video_alone_and_in_any_batch(pipe: AlphaWanPipeli
         pipe(["a", "b", "c"], **FAST, seed=[1, 2])
 
 
+def test_what_is_cut_off_a_long_prompt_is_shown(pipe: AlphaWanPipeline, caplog: pytest.LogCaptureFixture) -> None:
+    """Of every prompt, at the limit that holds; this base's tokenizer takes bytes."""
+    with caplog.at_level(logging.WARNING):
+        pipe(["a parrot", "a parrot and a cat"], negative_prompt=["fog", "fog"], max_sequence_length=16, **FAST)
+    assert caplog.messages == ["a prompt of 19 tokens was cut to 16; lost is: ...cat"]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        pipe("x", negative_prompt="y" * 511 + "THE END", **FAST)
+        pipe("x" * 511, **FAST)
+    assert caplog.messages == ["a prompt of 519 tokens was cut to 512; lost is: ...THE END"]
+
+
 def test_frame_counts_are_rounded_with_a_notice(pipe: AlphaWanPipeline, caplog: pytest.LogCaptureFixture) -> None:
     assert [pipe.round_frames(n) for n in (1, 2, 5, 6, 8, 80, 81)] == [1, 1, 5, 5, 9, 81, 81]
     caplog.clear()

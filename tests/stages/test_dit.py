@@ -130,6 +130,8 @@ def test_validation_has_its_own_fixed_noise(monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.equal(one, other_seed)  # comparable between runs
     with pytest.raises(TimestepError, match=r"must lie in \(0, 1\)"):
         DiTSettings(validation_timesteps=(0.5, 1.0))
+    with pytest.raises(TimestepError, match=r"0.5 is not in \[0.9, 1\], the noise levels that are trained"):
+        DiTSettings(validation_timesteps=(0.95, 0.5), timesteps=Timesteps(range=(0.9, 1.0)))
 
 
 @pytest.mark.parametrize("adapter", ["dora", "lora", "full"])

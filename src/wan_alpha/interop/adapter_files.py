@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ..models.adapters import DESCRIPTION, AdapterError, locate_adapters
 from ..models.assets import ASSETS, asset
+from ..models.dit_adapters import own_header
+from .dit_adapters import read_metadata
 from .naming import DECODERS
 from .weights import CheckpointError, weight_names
 
@@ -26,11 +28,13 @@ class AdapterFiles:
         vae: directory with `adapters.json` and `adapters.safetensors`, or the authors' file.
         dit: DoRA or LoRA file of the transformer.
         distill: distillation LoRA, applied after the DoRA.
+        dit_2: DoRA or LoRA file of `transformer_2`, the expert for low noise of bases that have two.
     """
 
     vae: Path | None = None
     dit: Path | None = None
     distill: Path | None = None
+    dit_2: Path | None = None
 
 
 def find_adapters(adapters: AdapterPaths) -> AdapterFiles:
@@ -39,7 +43,7 @@ def find_adapters(adapters: AdapterPaths) -> AdapterFiles:
     Args:
         adapters: `tiny` (shipped), an exported directory, a run directory (its `adapters/`), a file of the authors'
             release or any DoRA or LoRA of the transformer, or several of these: usually one of stage vae and one of
-            stage dit.
+            stage dit, or of a base with two experts one of stage dit for each.
 
     Raises:
         AdapterError: a place does not exist or holds no adapters.
@@ -48,7 +52,9 @@ def find_adapters(adapters: AdapterPaths) -> AdapterFiles:
     found = AdapterFiles()
     for place in places:
         part = _tiny() if place == "tiny" else _inside(Path(place))
-        found = AdapterFiles(part.vae or found.vae, part.dit or found.dit, part.distill or found.distill)
+        found = AdapterFiles(
+            part.vae or found.vae, part.dit or found.dit, part.distill or found.distill, part.dit_2 or found.dit_2
+        )
     if places and found.vae is None:
         raise AdapterError(
             f"adapters: {', '.join(map(str, places))} hold nothing for the VAE, without which there is no alpha: give "
@@ -64,7 +70,7 @@ def _tiny() -> AdapterFiles:
 
 def _inside(place: Path) -> AdapterFiles:
     if place.is_file():
-        return AdapterFiles(vae=place) if _is_rgba_vae(place) else AdapterFiles(dit=place)
+        return AdapterFiles(vae=place) if _is_rgba_vae(place) else _of_its_expert(AdapterFiles(dit=place))
     folders = [place, place / "adapters", place / "vae", place / "dit", place / "adapters" / "vae",
                place / "adapters" / "dit"]  # fmt: skip
     vae = next((folder for folder in folders if (folder / DESCRIPTION).is_file()), None)
@@ -76,7 +82,13 @@ def _inside(place: Path) -> AdapterFiles:
             f"adapters: {place} {exists} {DESCRIPTION} (stage vae) nor {' or '.join(DIT_FILES)} (stage dit), there "
             "or in adapters/; give an exported adapter directory, a run directory, or `tiny`"
         )
-    return AdapterFiles(vae or _vae_of_run(place), dit, distill)
+    return _of_its_expert(AdapterFiles(vae or _vae_of_run(place), dit, distill))
+
+
+def _of_its_expert(files: AdapterFiles) -> AdapterFiles:
+    """A file of stage dit says for which of a base's experts it is; one that does not say is for the first."""
+    second = files.dit is not None and own_header(read_metadata(files.dit)).get("expert") == "transformer_2"
+    return AdapterFiles(files.vae, None, files.distill, files.dit) if second else files
 
 
 def _is_rgba_vae(file: Path) -> bool:

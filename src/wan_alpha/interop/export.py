@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         refuse_existing(args.out, args.overwrite)
         found = find_adapters(args.adapters)
-        files = AdapterFiles(found.vae, found.dit, args.distill or found.distill)
+        if found.dit_2 is not None:
+            raise AdapterError(
+                f"{found.dit_2} is for a base's second expert; exports are of bases with one transformer"
+            )
+        files = replace(found, distill=args.distill or found.distill)
         with console.status("merging and writing"):
             notes = EXPORTS[args.format](args.base, files, args.out, dtype)
     except (AdapterError, BaseError, CheckpointError, OSError) as error:

@@ -58,6 +58,8 @@ class Timesteps:
         shift: applied to what `kind` draws; 1 leaves it.
         mean, std: of the normal under `logit_normal`.
         weighting: `none`, or the authors' `bell`.
+        range: only t in [low, high] are drawn, in the proportions that the others leave them: the part of a base's
+            expert, such as Wan2.2's for high noise.
     """
 
     kind: TimestepKind = "uniform"
@@ -65,8 +67,12 @@ class Timesteps:
     mean: float = 0.0
     std: float = 1.0
     weighting: Weighting = "none"
+    range: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
+        low, high = self.range
+        if not 0 <= low < high <= 1:
+            raise TimestepError(f"range={[low, high]}: expected two noise levels with 0 <= low < high <= 1")
         if not (self.shift > 0 and self.std > 0 and math.isfinite(self.shift * self.std * (1 + abs(self.mean)))):
             raise TimestepError(f"shift and std must be positive and finite, got shift={self.shift}, std={self.std}")
 
@@ -74,8 +80,17 @@ class Timesteps:
         """Uniform draws (B,) in [0, 1) -> t (B,) in (0, 1)."""
         tiny = 1e-5  # the ends are no noise levels: nothing is learned from pure data
         u = u.double().clamp(tiny, 1 - tiny)
+        low, high = self.range
+        if (low, high) != (0, 1):
+            first, last = self._share_below(low), self._share_below(high)
+            u = first + u * (last - first)
         t = u if self.kind == "uniform" else logit_normal(u, self.mean, self.std)
-        return shift_timesteps(t, self.shift).clamp(tiny, 1 - tiny).float()
+        return shift_timesteps(t, self.shift).clamp(max(low, tiny), min(high, 1 - tiny)).float()
+
+    def _share_below(self, t: float) -> float:
+        """Which share of the whole distribution lies below t: the inverse of `sample` without a range."""
+        u = torch.tensor(t / (self.shift - (self.shift - 1) * t), dtype=torch.float64)
+        return float(u if self.kind == "uniform" else torch.special.ndtr((torch.logit(u) - self.mean) / self.std))
 
     def weight(self, t: Tensor) -> Tensor:
         """How much a sample at t counts, (B,)."""

@@ -114,6 +114,9 @@ def load_adapters(adapters: str | Path, vae: AutoencoderKLWan, kind: str = ALPHA
     differing = [f"{k}: adapters {made_for.get(k)}, base {have[k]}" for k in have if made_for.get(k) != have[k]]
     if differing:
         raise AdapterError(f"adapters in {directory} were made for another base: {'; '.join(differing)}")
-    if made_with != fingerprint(vae):
-        log.warning("adapters in %s were trained on a base with other weights in the same layout", directory)
+    if made_with != (here := fingerprint(vae)):
+        log.warning(
+            "adapters in %s were trained on a base with other weights in the same layout (%s, here %s)",
+            directory, made_with, here,
+        )  # fmt: skip
     return Adapters(tensors, description["spec"])

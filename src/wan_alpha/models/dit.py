@@ -7,37 +7,44 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import UniPCMultistepScheduler
+from diffusers import DiffusionPipeline, UniPCMultistepScheduler
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import nn
 
 from .base import BaseError, locate_base
 
+Expert = Literal["transformer", "transformer_2"]
+"""Of a base that has two: `transformer` samples high noise, `transformer_2` low noise."""
 AdapterKind = Literal["dora", "lora", "full"]
 Quantisation = Literal["none", "fp8", "nf4"]
 
 
 def load_transformer(
-    base: str | Path, dtype: torch.dtype = torch.float32, quantise: Quantisation = "none"
+    base: str | Path,
+    dtype: torch.dtype = torch.float32,
+    quantise: Quantisation = "none",
+    expert: Expert = "transformer",
 ) -> WanTransformer3DModel:
     """The base's transformer, frozen, in eval mode.
 
     Args:
         base: `tiny`, a known name, a hub id or a path in diffusers' pipeline layout (see `locate_base`).
         dtype: of the weights.
+        expert: which of a base that has two.
         quantise: weights in `fp8` (torchao) or `nf4` (bitsandbytes, on a GPU only), computed with in `dtype`.
 
     Raises:
         BaseError: the base has no transformer, or it cannot be quantised here.
     """
     where = locate_base(base)
-    subfolder = None if (Path(where) / "diffusion_pytorch_model.safetensors").exists() else "transformer"
+    subfolder = None if (Path(where) / "diffusion_pytorch_model.safetensors").exists() else expert
     try:
         options = {} if quantise == "none" else {"quantization_config": _quantisation(quantise, dtype)}
         transformer = WanTransformer3DModel.from_pretrained(where, subfolder=subfolder, torch_dtype=dtype, **options)
     except OSError as error:
         hint = "a complete base has one" if Path(where).exists() else "no such folder, and no hub was reached"
-        raise BaseError(f"no Wan transformer at {where!r}: {hint} ({str(error).splitlines()[0]})") from error
+        what = "Wan transformer" if expert == "transformer" else f"{expert}, the expert for low noise,"
+        raise BaseError(f"no {what} at {where!r}: {hint} ({str(error).splitlines()[0]})") from error
     return transformer.requires_grad_(False).eval()
 
 
@@ -70,8 +77,29 @@ def compile_blocks(transformer: WanTransformer3DModel) -> None:
 
 
 def load_scheduler(base: str | Path) -> UniPCMultistepScheduler:
-    """The base's scheduler as UniPC for flows, which the paper samples with."""
-    return UniPCMultistepScheduler.from_pretrained(locate_base(base), subfolder="scheduler")
+    """The base's scheduler as UniPC for flows, which the paper samples with; the timestep shift is the base's."""
+    config = UniPCMultistepScheduler.load_config(locate_base(base), subfolder="scheduler")
+    if "flow_shift" not in config and "shift" in config:  # of FlowMatchEuler and its kin
+        return new_scheduler(float(config["shift"]))
+    return UniPCMultistepScheduler.from_config(config)
+
+
+def noise_range(base: str | Path, expert: Expert) -> tuple[float, float]:
+    """Between which noise levels t a pipeline of this base samples with this expert: all, unless there are two.
+
+    Raises:
+        BaseError: the base's model_index.json does not say where its experts take turns.
+    """
+    try:
+        index = dict(DiffusionPipeline.load_config(locate_base(base)))
+    except OSError:  # a transformer without a pipeline around it
+        index = {}
+    boundary = index.get("boundary_ratio")
+    if boundary is None:
+        if expert == "transformer":
+            return 0.0, 1.0
+        raise BaseError(f"{base} has no boundary_ratio in its model_index.json, so there is nothing for {expert} to do")
+    return (float(boundary), 1.0) if expert == "transformer" else (0.0, float(boundary))
 
 
 def new_scheduler(flow_shift: float) -> UniPCMultistepScheduler:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from .adapters import AdapterError
 from .base import KNOWN_FINGERPRINT
+from .dit import Expert
 from .dora import FastDoraLinear, is_plain
 
 log = logging.getLogger(__name__)
@@ -100,14 +101,22 @@ def file_name(name: str) -> str:
 
 
 def save_dit_adapters(
-    transformer: WanTransformer3DModel, directory: str | Path, dtype: torch.dtype | None = None
+    transformer: WanTransformer3DModel,
+    directory: str | Path,
+    dtype: torch.dtype | None = None,
+    expert: Expert = "transformer",
 ) -> Path:
-    """Write `pytorch_lora_weights.safetensors` atomically, in `dtype` if given; returns its path."""
+    """Write `pytorch_lora_weights.safetensors` atomically, in `dtype` if given; returns its path.
+
+    Names in it begin with `transformer.` for either expert, as diffusers' `load_lora_weights` has it; the header says
+    which one they are for.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     state = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)
     tensors = {f"{PREFIX}{name}": t.detach().to(dtype or t.dtype).cpu().contiguous() for name, t in state.items()}
     own = {"version": VERSION, "layout": dit_layout(transformer), "fingerprint": dit_fingerprint(transformer)}
+    own |= {} if expert == "transformer" else {"expert": expert}
     header = {"format": "pt", DIFFUSERS_KEY: json.dumps(_diffusers_metadata(transformer)), OWN_KEY: json.dumps(own)}
     partial = directory / f"{FILE}.tmp"
     save_file(tensors, partial, metadata=header)
@@ -143,12 +152,11 @@ def load_dit_adapters(transformer: WanTransformer3DModel, adapters: str | Path) 
             header = handle.metadata() or {}
             tensors = {name.removeprefix(PREFIX): handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
         config = {k.removeprefix(PREFIX): v for k, v in json.loads(header[DIFFUSERS_KEY]).items()}
-        own = json.loads(header.get(OWN_KEY, "{}"))
     except KeyError:
         raise AdapterError(f"{file} has no {DIFFUSERS_KEY} in its header: rank and alpha are unknown") from None
     except (OSError, ValueError, SafetensorError) as error:
         raise AdapterError(f"{file} is damaged: {error}") from error
-    _check_fits(transformer, own, file)
+    check_fits(transformer, own_header(header), file)
     kind: Kind = "dora" if config["use_dora"] else "lora"
     parameters = add_dit_adapters(transformer, config["r"], config["lora_alpha"], kind)
     load_dit_adapter_state(transformer, tensors, str(file))
@@ -169,15 +177,38 @@ def load_dit_adapter_state(transformer: WanTransformer3DModel, tensors: dict[str
     set_peft_model_state_dict(transformer, {k: t.to(own[k].dtype) for k, t in tensors.items()}, ADAPTER)
 
 
-def _check_fits(transformer: WanTransformer3DModel, own: dict[str, Any], file: Path) -> None:
+def own_header(header: Mapping[str, str]) -> dict[str, Any]:
+    """What this project wrote into the header of an adapter file: layout, fingerprint, expert; {} of other files.
+
+    Raises:
+        AdapterError: the entry is there, and damaged.
+    """
+    try:
+        own = json.loads(header.get(OWN_KEY, "{}"))
+        return {} | own
+    except (ValueError, TypeError) as error:
+        raise AdapterError(f"the header of the adapters is damaged: {OWN_KEY} is {header[OWN_KEY]!r}") from error
+
+
+def check_fits(transformer: WanTransformer3DModel, own: Mapping[str, Any], file: Path) -> None:
+    """Whether adapters are of this base; other weights in the same layout (a fine-tuned base, another release) warn.
+
+    Args:
+        own: see `own_header`; nothing is known of a file for which it is empty.
+
+    Raises:
+        AdapterError: they are of a transformer of another layout.
+    """
     made_for, have = own.get("layout", {}), dit_layout(transformer)
     differing = [
         f"{k}: adapters {made_for[k]}, base {have[k]}" for k in have if k in made_for and made_for[k] != have[k]
     ]
     if differing:
         raise AdapterError(f"{file} was made for another base: {'; '.join(differing)}")
-    if own and own.get("fingerprint") != dit_fingerprint(transformer):
-        log.warning("%s was trained on a transformer with other weights in the same layout", file)
+    if own and (theirs := own.get("fingerprint")) != (here := dit_fingerprint(transformer)):
+        log.warning(
+            "%s was trained on a transformer with other weights in the same layout (%s, here %s)", file, theirs, here
+        )
 
 
 def dit_layout(transformer: WanTransformer3DModel) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,14 +87,24 @@ class TextEncoder(nn.Module):
         return tokens.input_ids.to(device), tokens.attention_mask.to(device)
 
     def _warn_cut(self, prompts: list[str]) -> None:
-        for prompt in prompts:
-            ids = self.tokenizer(prompt).input_ids
-            if len(ids) > self.max_tokens and prompt not in self._warned:
-                self._warned.add(prompt)
-                lost = self.tokenizer.decode(ids[self.max_tokens - 1 :], skip_special_tokens=True)
-                log.warning(
-                    "a prompt of %d tokens was cut to %d; lost is: ...%s", len(ids), self.max_tokens, lost.strip()
-                )
+        """Once for each prompt: training meets it again and again."""
+        new = dict.fromkeys(prompt for prompt in prompts if prompt not in self._warned)
+        self._warned.update(new)
+        warn_of_cuts(self.tokenizer, list(new), self.max_tokens)
+
+
+def warn_of_cuts(tokenizer: Any, prompts: Iterable[str | Sequence[str] | None], max_tokens: int = MAX_TOKENS) -> None:
+    """Log what the text encoder is not going to see of prompts that have more than `max_tokens` tokens.
+
+    Args:
+        prompts: one or several each, or None.
+    """
+    for some in prompts:
+        for prompt in [some] if isinstance(some, str) else some or ():
+            ids = tokenizer(prompt_clean(prompt)).input_ids
+            if len(ids) > max_tokens:
+                lost = tokenizer.decode(ids[max_tokens - 1 :], skip_special_tokens=True)
+                log.warning("a prompt of %d tokens was cut to %d; lost is: ...%s", len(ids), max_tokens, lost.strip())
 
 
 def new_text_encoder(tokenizer: Any, architecture: dict[str, Any]) -> TextEncoder:

@@ -91,7 +91,7 @@ def condition(pipe: Any, image: FirstFrame | None, num_frames: int, height: int,
 
 @contextmanager
 def conditioned(pipe: Any, given: Condition | None) -> Iterator[None]:
-    """Inside, the transformer sees the condition beside every noisy latent."""
+    """Inside, the transformer, or each of the base's two, sees the condition beside every noisy latent."""
     if given is None:
         yield
         return
@@ -104,11 +104,13 @@ def conditioned(pipe: Any, given: Condition | None) -> Iterator[None]:
             more["encoder_hidden_states_image"] = given.image_embeds.to(noisy).expand(noisy.shape[0], -1, -1)
         return args, kwargs | more
 
-    handle = pipe.transformer.register_forward_pre_hook(add, with_kwargs=True)
+    experts = [part for part in (pipe.transformer, pipe.transformer_2) if part is not None]
+    handles = [expert.register_forward_pre_hook(add, with_kwargs=True) for expert in experts]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def _embed(pipe: Any, picture: Image.Image) -> Tensor | None:

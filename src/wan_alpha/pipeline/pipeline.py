@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from torch import Tensor
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
 from ..interop.adapter_files import DIT_FILES, AdapterFiles, AdapterPaths, find_adapters
-from ..interop.dit_adapters import merge_into, read_dit_adapter
+from ..interop.dit_adapters import merge_into, read_dit_adapter, read_metadata
 from ..interop.dit_formats import adapter_tensors
 from ..interop.official_vae import load_rgba_vae
 from ..interop.weights import CheckpointError
 from ..models.adapters import AdapterError
 from ..models.base import SizeError, frame_rate
+from ..models.dit_adapters import check_fits, own_header
 from ..models.image_encoder import ImageEncoder
+from ..models.text import MAX_TOKENS, warn_of_cuts
 from .codec import RgbaCodec
 from .image_to_video import FirstFrame, condition, conditioned
 from .loading import load_preview, locate_pipeline, missing_base
@@ -93,7 +96,7 @@ class AlphaWanPipeline(WanPipeline):
         """
         files = find_adapters(adapters)
         if distill is not None:
-            files = AdapterFiles(files.vae, files.dit, Path(distill))
+            files = replace(files, distill=Path(distill))
         where = locate_pipeline(base)
         components = {"image_encoder": None, "image_processor": None} | components
         tiny = None if preview is None else load_preview(preview)
@@ -111,32 +114,48 @@ class AlphaWanPipeline(WanPipeline):
         pipe.vae.use_preview(tiny)
         pipe._put_on(files, merge)
         # Names only: files travel, and the folders of whoever made them are nobody's business.
-        used = {"vae": files.vae, "dit": files.dit, "distill": files.distill,
+        used = {"vae": files.vae, "dit": files.dit, "dit_2": files.dit_2, "distill": files.distill,
                 "preview": None if preview is None else Path(preview)}  # fmt: skip
         pipe.adapters = {"base": Path(base).name} | {k: _short(v) for k, v in used.items() if v is not None}
         return pipe
 
     def _put_on(self, files: AdapterFiles, merge: bool) -> None:
-        """DoRA first, then the distillation LoRA, onto the transformer."""
-        if files.dit is None:
-            log.warning("no adapters of the DiT: the transformer is the plain base, which knows nothing of alpha")
-        stack = {name: path for name, path in (("rgba", files.dit), ("distill", files.distill)) if path is not None}
+        """DoRA first, then the distillation LoRA, onto the transformer; onto a base's two experts, each its own."""
+        if self.transformer_2 is None and files.dit_2 is not None:
+            raise AdapterError(f"{files.dit_2} is for transformer_2, a base's expert for low noise; this base has none")
+        if self.transformer_2 is not None and files.distill is not None:
+            raise AdapterError("distill= is for bases with one transformer; this one has two experts")
         self.few_step = files.distill is not None
-        weights = self.transformer.state_dict()
+        names = set()
+        for expert, dit in (("transformer", files.dit), ("transformer_2", files.dit_2)):
+            if getattr(self, expert) is None:
+                continue
+            if dit is None:
+                log.warning("no adapters of the DiT: %s is the plain base's, which knows nothing of alpha", expert)
+            stack = {name: path for name, path in (("rgba", dit), ("distill", files.distill)) if path is not None}
+            names |= self._put_on_expert(expert, stack, merge).keys()
+        if names:
+            self.set_adapters(sorted(names, reverse=True))  # rgba, distill
+
+    def _put_on_expert(self, expert: str, stack: dict[str, Path], merge: bool) -> dict[str, Path]:
+        """One transformer's adapters; returns those that were kept apart."""
+        transformer = getattr(self, expert)
+        weights = transformer.state_dict()
         try:
             read = {name: read_dit_adapter(path, weights) for name, path in stack.items()}
         except CheckpointError as error:
             raise AdapterError(f"the adapters do not fit the base: {error}") from error
+        for path in stack.values():
+            check_fits(transformer, own_header(read_metadata(path)), path)
         if merge:
-            merge_into(self.transformer, [(adapter, 1.0) for adapter in read.values()])
-            return
+            merge_into(transformer, [(adapter, 1.0) for adapter in read.values()])
+            return {}
         for name, adapter in read.items():
             # Further differences (LightX2V's diff_b) are what diffusers' own reader understands.
             plain = not any(update.added for update in adapter.layers.values())
             source = adapter_tensors(adapter, "diffusers", weights)[0] if plain else str(stack[name])
-            self.load_lora_weights(source, adapter_name=name)
-        if read:
-            self.set_adapters(list(read))
+            self.load_lora_weights(source, adapter_name=name, load_into_transformer_2=expert == "transformer_2")
+        return stack
 
     @torch.no_grad()
     def __call__(
@@ -183,6 +202,7 @@ class AlphaWanPipeline(WanPipeline):
             sigmas = distilled_sigmas(steps, DISTILLED_SHIFT if shift is None else shift)
             shift = None
         count = len(prompt) if isinstance(prompt, list) else 1
+        warn_of_cuts(self.tokenizer, (prompt, negative_prompt), options.get("max_sequence_length", MAX_TOKENS))
         seeds = [int(seed)] * count if isinstance(seed, int) else [int(s) for s in seed]
         if len(seeds) != count:
             raise ValueError(f"{len(seeds)} seeds for {count} prompts: give one for all, or one each")

@@ -15,11 +15,14 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
 from ..models.adapters import save_adapters
 from ..models.codecs import AlphaCodec, Codec
+from ..models.dit import Expert
 from ..models.dit_adapters import save_dit_adapters
 from ..models.text import TextEncoder
 
 
-def export_adapters(directory: Path, transformer: WanTransformer3DModel, codec: Codec, dtype: torch.dtype) -> None:
+def export_adapters(
+    directory: Path, transformer: WanTransformer3DModel, codec: Codec, dtype: torch.dtype, expert: Expert
+) -> None:
     """Everything that turns a base into an RGBA generator: the DiT's adapters beside those of the VAE.
 
     `pytorch_lora_weights.safetensors` is what diffusers' `load_lora_weights` reads.
@@ -29,7 +32,7 @@ def export_adapters(directory: Path, transformer: WanTransformer3DModel, codec: 
         state = {n: t.to(torch.float16 if dtype == torch.float16 else t.dtype)
                  for n, t in codec.alpha_vae.adapter_state().items()}  # fmt: skip
         save_adapters(directory, codec.vae, asdict(codec.alpha_vae.spec), state)
-    save_dit_adapters(transformer, directory, dtype)
+    save_dit_adapters(transformer, directory, dtype, expert)
 
 
 def export_base(

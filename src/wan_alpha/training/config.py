@@ -189,10 +189,11 @@ class TimestepsConfig:
 
     __pydantic_config__ = STRICT
     kind: Literal["uniform", "logit_normal"]
-    shift: Positive  # t -> s t / (1 + (s - 1) t)
+    shift: Positive | None  # t -> s t / (1 + (s - 1) t); null: as in the base's scheduler
     mean: float  # of logit_normal
     std: Positive  # of logit_normal
     weighting: Literal["none", "bell"]
+    range: Annotated[list[Share], Len(2, 2)] | None  # only t from low to high; null: all that model.expert samples
 
 
 @dataclass
@@ -234,6 +235,7 @@ class AlphaDiTConfig:
     __pydantic_config__ = STRICT
     kind: Literal["alpha_dit"]
     task: Literal["t2v", "i2v"]  # i2v: the first RGBA frame is given; needs an image-to-video base
+    expert: Literal["transformer", "transformer_2"]  # which of the base's: Wan2.2-A14B has a second one for low noise
     adapter: DiTAdapterConfig
     vae_adapters: str | None  # of the RGBA VAE: tiny, a run or a directory; null: opaque video through the base alone
     fresh: FreshDiTConfig | None  # null: the base's own transformer

@@ -75,6 +75,13 @@ def check_dit(config: RunConfig, model: AlphaDiTConfig) -> None:
         raise ConfigError("model.vae_adapters is null: give the run or directory of a stage=vae, or tiny")
     if model.task == "i2v" and model.variants and config.data.kind != "latents":
         raise ConfigError("model.task=i2v needs data=latents (data_prep.encode task=i2v), or model.variants=0")
+    low, high = model.timesteps.range or (0.0, 1.0)
+    if not low < high:
+        raise ConfigError(f"model.timesteps.range={[low, high]}: the smaller noise level comes first")
+    if full and model.expert != "transformer":
+        raise ConfigError("model.adapter.kind=full makes bases with one transformer: model.expert must be transformer")
+    if bad := [t for t in model.validation_timesteps if not low <= t <= high]:
+        raise ConfigError(f"model.validation_timesteps: {bad[0]} is not in model.timesteps.range={[low, high]}")
     if bad := [t for t in model.validation_timesteps if not 0 < t < 1]:
         raise ConfigError(f"model.validation_timesteps: {bad[0]} is not in (0, 1), where 0 is data and 1 noise")
     if model.variants and config.data.buckets:

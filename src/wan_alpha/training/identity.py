@@ -64,6 +64,8 @@ LATER: dict[str, Any] = {
     "data.only": [],
     "loss.weights.mse": 0.0,
     "data.global_batch": None,
+    "model.expert": "transformer",
+    "model.timesteps.range": None,
 }
 
 
