@@ -50,7 +50,7 @@ def build(form: str, args: argparse.Namespace) -> WanTransformer3DModel:
         )  # fmt: skip
     dit.to(getattr(torch, args.dtype)).requires_grad_(False).train()
     if form == "dora":
-        add_dit_adapters(dit, args.rank, args.rank)
+        add_dit_adapters(dit, args.rank, args.rank, lean=not args.checkpointing)
     elif form != "frozen":
         names = [f"blocks.{n}.{target}" for n in range(len(dit.blocks)) for target in TARGETS]
         config = LoraConfig(r=args.rank, lora_alpha=args.rank, use_dora=form == "peft_dora", target_modules=names)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.vae_step import KeptBytes
 from wan_alpha.models import dora
 from wan_alpha.models.dit_adapters import TARGETS, add_dit_adapters, dit_layers
 from wan_alpha.models.dora import FastDoraLinear
@@ -32,10 +33,13 @@ def layer(fast: bool, dtype: torch.dtype = torch.float64, bias: bool = True) -> 
     return model
 
 
+@pytest.mark.parametrize("keeps_output", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_equals_peft_in_value_and_every_gradient(bias: bool) -> None:
+def test_equals_peft_in_value_and_every_gradient(bias: bool, keeps_output: bool) -> None:
     fast, slow = layer(True, bias=bias), layer(False, bias=bias)
-    assert isinstance(fast[0], FastDoraLinear)
+    for part in (fast[0], fast[2]):
+        assert isinstance(part, FastDoraLinear)
+        part.keeps_output = keeps_output
     x = torch.randn(2, 7, 24, dtype=torch.float64)
     weight = torch.randn(2, 7, 16, dtype=torch.float64)
     results: list[list[Tensor]] = []
@@ -66,6 +70,19 @@ def test_whole_transformer_equals_peft_and_covers_every_target() -> None:
     for (name, p), (_, q) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
         if ".lora_" in name:
             torch.testing.assert_close(p.grad, q.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_lean_adapters_keep_one_output_less_per_block() -> None:
+    kept = {}
+    for lean in (True, False):
+        dit = random_dit()
+        add_dit_adapters(dit, 4, 8, lean=lean)
+        with KeptBytes(dit) as bytes_kept:
+            loss = dit(**dit_inputs(dit), return_dict=False)[0].sum()
+        kept[lean] = bytes_kept.mib * 2**20
+        loss.backward()
+    output = 2 * (3 * 2 * 3) * 24 * 4  # clips, tokens, width, bytes
+    assert kept[False] - kept[True] == 2 * output
 
 
 class LargestNewMatrix(TorchDispatchMode):

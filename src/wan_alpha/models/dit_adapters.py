@@ -38,12 +38,13 @@ VERSION = 1
 TARGETS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0",
            "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0",
            "ffn.net.0.proj", "ffn.net.2")  # fmt: skip
+RECOMPUTED = "attn2.to_out.0"  # goes into a sum, which keeps nothing; of the three such layers one of the two smallest
 LAYOUT_KEYS = ("patch_size", "num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "text_dim",
                "ffn_dim", "num_layers", "image_dim", "added_kv_proj_dim")  # fmt: skip
 
 
 def add_dit_adapters(
-    transformer: WanTransformer3DModel, rank: int, alpha: float, kind: Kind = "dora"
+    transformer: WanTransformer3DModel, rank: int, alpha: float, kind: Kind = "dora", lean: bool = True
 ) -> dict[str, nn.Parameter]:
     """Freeze a Wan transformer and give q, k, v, o of both attentions and both FFN layers of every block an adapter.
 
@@ -54,6 +55,8 @@ def add_dit_adapters(
         transformer: the base; it may be quantised.
         rank, alpha: r and alpha; the update is scaled by alpha / r (authors: 32 and 32).
         kind: `dora`, or `lora` without magnitudes.
+        lean: of DoRA: keep one output less per block for the backward pass and compute it again there.  Not worth it
+            with activation checkpointing, which keeps none of them.
 
     Returns:
         The trained parameters by their name in the adapter file, without its prefix.
@@ -68,6 +71,8 @@ def add_dit_adapters(
     transformer.requires_grad_(False)
     names = [f"blocks.{n}.{target}" for n in range(len(transformer.blocks)) for target in TARGETS]
     _inject(transformer, LoraConfig(r=rank, lora_alpha=cast(int, alpha), use_dora=kind == "dora", target_modules=names))
+    for name, layer in dit_layers(transformer).items():
+        layer.keeps_output = not (lean and name.endswith(RECOMPUTED))
     return dit_adapter_parameters(transformer)
 
 

@@ -12,7 +12,8 @@ another forward pass: same parameters, same files, same merge.  It takes the nor
 
 whose first term never changes and whose others are out x r, and writes the output in place.  For the backward pass it
 keeps what LoRA keeps (x and A x) and the output itself, which the next operation mostly keeps anyway: V x is
-(y - b) ||V|| / m, so the gradient of a magnitude that is exactly 0 is not defined here and given as 0.
+(y - b) ||V|| / m, so the gradient of a magnitude that is exactly 0 is not defined here and given as 0.  Where nobody
+else keeps the output, as before a residual sum, a layer may compute V x again instead (`keeps_output`).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class _DoraLinear(torch.autograd.Function):
         magnitude: Tensor,
         norm: Tensor,
         scale: float,
+        keeps_output: bool,
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         low = flat @ a.T
@@ -49,21 +51,27 @@ class _DoraLinear(torch.autograd.Function):
         gain = (magnitude / norm).to(y.dtype)
         y = y.mul_(gain) if bias is None else torch.addcmul(bias, y, gain, out=y)
         y = y.view(*x.shape[:-1], -1)
-        ctx.save_for_backward(x, weight, bias, a, b, magnitude, gain, low, y)
+        kept = y if keeps_output else None
+        ctx.save_for_backward(x, weight, bias, a, b, magnitude, gain, norm, low, kept)
         ctx.scale = scale
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, a, b, magnitude, gain, low, y = ctx.saved_tensors
+        x, weight, bias, a, b, magnitude, gain, norm, low, y = ctx.saved_tensors
         flat_dy = dy.reshape(-1, dy.shape[-1])
         scaled = flat_dy * gain
         dlow = (scaled @ b).mul_(ctx.scale)
         dx = (scaled @ weight).addmm_(dlow, a).view(x.shape) if ctx.needs_input_grad[0] else None
         da = dlow.T @ x.reshape(-1, x.shape[-1])
         db = (scaled.T @ low).mul_(ctx.scale)
-        return dx, None, None, da, db, _magnitude_grad(flat_dy, y, bias, magnitude), None, None
+        if y is None:
+            vx = (x.reshape(-1, x.shape[-1]) @ weight.T).addmm_(low, b.T, alpha=ctx.scale)
+            dm = (flat_dy * vx).sum(0, dtype=magnitude.dtype) / norm.to(magnitude.dtype)
+        else:
+            dm = _magnitude_grad(flat_dy, y, bias, magnitude)
+        return dx, None, None, da, db, dm, None, None, None
 
 
 def _magnitude_grad(dy: Tensor, y: Tensor, bias: Tensor | None, magnitude: Tensor) -> Tensor:
@@ -79,7 +87,12 @@ class FastDoraLinear(PeftLinear):
     """peft's LoRA layer for `nn.Linear`; one active DoRA adapter takes the fast way, everything else peft's own.
 
     The base weight may be quantised: any layer whose call is x W^T + b will do.
+
+    Attributes:
+        keeps_output: for the backward pass; False computes it again, one more product for less memory.
     """
+
+    keeps_output = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._base_norm: tuple[tuple[Any, ...], Tensor] | None = None
@@ -106,7 +119,7 @@ class FastDoraLinear(PeftLinear):
         x, b = x.to(dtype), b.to(dtype)
         if plain:
             bias = None if base.bias is None else base.bias.to(dtype)
-            return _DoraLinear.apply(x, base.weight.to(dtype), bias, a, b, magnitude, norm, scale)
+            return _DoraLinear.apply(x, base.weight.to(dtype), bias, a, b, magnitude, norm, scale, self.keeps_output)
         bias = base.bias
         v = _rows(base, x) + scale * F.linear(F.linear(x, a), b)
         y = v * (magnitude / norm).to(v.dtype)

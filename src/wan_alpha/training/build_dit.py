@@ -60,7 +60,8 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
     elif model.adapter.kind in ("dora", "lora"):
         from ..models.dit_adapters import add_dit_adapters
 
-        add_dit_adapters(transformer, model.adapter.rank, model.adapter.alpha, model.adapter.kind)
+        lean = not config.trainer.activation_checkpointing
+        add_dit_adapters(transformer, model.adapter.rank, model.adapter.alpha, model.adapter.kind, lean)
     if config.trainer.activation_checkpointing:
         transformer.enable_gradient_checkpointing()
     if model.frozen.compile:

@@ -112,7 +112,8 @@ def _sizes(architecture: dict[str, Any], shape: StepShape) -> tuple[int, ...]:
         if shape.kind == "full":
             transformer.requires_grad_(True)
         else:
-            add_dit_adapters(transformer, shape.rank, shape.rank, shape.kind)  # type: ignore[arg-type]
+            lean = not shape.checkpointing
+            add_dit_adapters(transformer, shape.rank, shape.rank, shape.kind, lean)  # type: ignore[arg-type]
     weights = bytes_of(transformer, trained=False), bytes_of(transformer, trained=True)
     numbers = sum(p.numel() for p in transformer.parameters() if p.requires_grad)
     mode = FakeTensorMode()
