@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.container import BarContainer
 
 from wan_alpha.training import sweep
 
@@ -32,6 +34,21 @@ def test_a_row_for_each_job_with_what_differs_and_its_last_validation(tmp_path: 
         "| 0.003 | not validated yet | – |",
     ]
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_validation_each_is_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[str, float]] = []
+    draw = Axes.barh
+
+    def barh(self: Axes, name: str, value: float) -> BarContainer:
+        drawn.append((name, value))
+        return draw(self, name, value)
+
+    monkeypatch.setattr(Axes, "barh", barh)
+    for number, value in enumerate((10.0, 20.0)):
+        job(tmp_path / str(number), 0.001 * (number + 1), [value])
+    sweep.main(str(tmp_path))
+    assert drawn == [("optim.lr=0.002", 20.0), ("optim.lr=0.001", 10.0)]
 
 
 def test_nothing_to_compare_is_said(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def table(jobs: list[Job], keys: list[str]) -> str:
 
 
 def plot(jobs: list[Job], keys: list[str], figure: str, file: Path) -> None:
-    """One line for each job: `figure` over steps."""
+    """One line for each job: `figure` over steps; bars where no job has been validated twice."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -95,14 +95,24 @@ def plot(jobs: list[Job], keys: list[str], figure: str, file: Path) -> None:
     canvas, axis = plt.subplots(figsize=(8, 4.5))
     if len(jobs) > 10:
         axis.set_prop_cycle(color=[plt.get_cmap("tab20")(n) for n in range(20)])
-    for job in jobs:
-        points = [(row["step"], row[figure]) for row in job.rows if figure in row]
-        axis.plot(*zip(*points, strict=True) if points else ((), ()), marker="o", markersize=3, label=label(job, keys))
-    axis.set(xlabel="step", ylabel=figure, title=f"{file.parent.name}, held-out clips")
-    axis.grid(alpha=0.3)
+    curves = [[(row["step"], row[figure]) for row in job.rows if figure in row] for job in jobs]
+    title = f"{file.parent.name}, held-out clips"
+    if max(map(len, curves)) == 1:
+        ends = [(label(job, keys), *curve[0]) for job, curve in zip(jobs, curves, strict=True) if curve]
+        for name, _, value in reversed(ends):
+            axis.bar_label(axis.barh(name, value), fmt="%.4g", padding=3)
+        steps = ", ".join(sorted({f"{step:.0f}" for _, step, _ in ends}))
+        axis.set(xlabel=figure, title=f"{title}, after {steps} steps")
+        axis.margins(x=0.15)
+    else:
+        for job, curve in zip(jobs, curves, strict=True):
+            points = zip(*curve, strict=True) if curve else ((), ())
+            axis.plot(*points, marker="o", markersize=3, label=label(job, keys))
+        axis.set(xlabel="step", ylabel=figure, title=title)
+        axis.grid(alpha=0.3)
+        # Below the plot: names of many keys are longer than it is wide, and many jobs more than fit into it.
+        axis.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(0, -0.14), ncols=1 if len(keys) > 1 else 3)
     canvas.tight_layout()
-    # Below the plot: names of many keys are longer than it is wide, and many jobs more than fit into it.
-    axis.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(0, -0.14), ncols=1 if len(keys) > 1 else 3)
     canvas.savefig(file, dpi=120, bbox_inches="tight")
     plt.close(canvas)
 
