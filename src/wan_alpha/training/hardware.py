@@ -2,7 +2,8 @@
 
 Peaks are the makers' for dense bf16 matrix products with float32 sums, from their data sheets and white papers; where a
 sheet gives the figure with sparsity, half of it.  Memory is what nvidia-smi shows.  Links are one direction of what the
-GPUs of one machine reach each other by: NVLink or, without it, PCI Express x16.
+GPUs of one machine reach each other by: NVLink or, without it, PCI Express x16.  Peaks and links were compared with
+copies of these documents (`SEEN`), memory only with the capacity that they state.
 """
 
 from __future__ import annotations
@@ -31,6 +32,20 @@ class GPU:
     source: str
 
 
+SEEN = {
+    "h100": "https://glennklockwood.com/garden/processors/h100",
+    "h100-pcie": "https://archive-lib.hpctech.co.jp/gpuproduct/nvidia-h100.html",  # 1,513 with sparsity
+    "h200": "https://glennklockwood.com/garden/processors/h100",  # the same processor with another memory
+    "b200": "https://glennklockwood.com/garden/processors/B200",  # as HGX at 1,000 W
+    "a100-80": "https://glennklockwood.com/garden/processors/A100",
+    "a100-40": "https://glennklockwood.com/garden/processors/A100",
+    "l40s": "https://www.mullet.se/product.html?product_id=355414",
+    "5090": "https://www.spheron.network/blog/nvidia-rtx-5090-specs/",  # 838 with float16 sums and sparsity: a quarter
+    "4090": "https://gigagpu.com/?p=34220",
+    # 82 multiprocessors of 4 cores of 64 products each at 1.695 GHz.
+    "3090": "https://gist.github.com/getianao/33fb5306ba896193c7ae59ec64794283",
+}
+"""Where the figures of a kind were read."""
 GPUS = {
     "b200": GPU("NVIDIA B200 SXM", "B200", 179.1, 2250, 900, "HGX B200 data sheet"),
     "h200": GPU("NVIDIA H200 SXM", "H200", 140.4, 989.4, 450, "H200 data sheet"),
