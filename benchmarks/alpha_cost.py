@@ -1,33 +1,36 @@
 """What alpha costs when generating: RGBA over plain RGB on the same base, in time, memory and arithmetic.
 
-`cost` times one DiT step and one decoding, apart; `clip` times whole calls of two pipelines, prompt to pixels, on the
-shipped base; `counted` adds up the floating-point operations of models too large to run here (torch's counter on the
-meta device: no weights, no time), which says what a whole clip costs where arithmetic is what takes the time.
+`cost` runs one DiT step, one decoding and whole clips, from text embeddings to pixels, on one base: plain, with RGBA
+adapters merged, and (steps and decoding) with the adapters apart.  On a CPU memory counts the tensors alive between
+operations, finished frames included.  `counted` adds up the floating-point operations of models too large to run here
+(torch's counter on the meta device: no weights, no time), which says what a whole clip costs where arithmetic is what
+takes the time.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import CogVideoXTransformer3DModel
+from diffusers import CogVideoXTransformer3DModel, UniPCMultistepScheduler
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.decoding import LiveBytes
-from benchmarks.wan_models import SIZES, base_vae, in_turns, inputs, medians, parameters, ratio, transformer
+from benchmarks.wan_models import base_vae, in_turns, inputs, medians, ratio, transformer
 from wan_alpha import AlphaWanPipeline
 from wan_alpha.interop.dit_adapters import DitAdapter, LayerUpdate, merge_into
 from wan_alpha.interop.dit_formats import adapter_tensors
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
-from wan_alpha.models.base import locate_base
 from wan_alpha.models.streaming import decode_chunks
 from wan_alpha.models.tiny_decoder import TinyDecoder
 from wan_alpha.pipeline.codec import RgbaCodec
+from wan_alpha.training.memory import LiveBytes
 
 FULL = (21, 60, 104)  # 81 frames of 480x832
 TARGETS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v",
@@ -45,99 +48,123 @@ def dora(dit: WanTransformer3DModel, rank: int = 32) -> DitAdapter:
     return DitAdapter(layers, 3 * len(layers))
 
 
-# ----- the parts, timed ----------------------------------------------------------------------------------------------
+# ----- time and memory, in one run --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Model:
+    """One way to run a base: `vae` is the plain one, or holds both decoders."""
+
+    dit: WanTransformer3DModel
+    vae: AutoencoderKLWan | RgbaCodec
+
+    def decode(self, z: Tensor) -> None:
+        """Use up the frames and keep nothing, as a writer of files does."""
+        for _ in self.vae.stream(z) if isinstance(self.vae, RgbaCodec) else decode_chunks(self.vae, z):
+            pass
+
+    def pipeline(self) -> WanPipeline:
+        """Prompt embeddings to pixels."""
+        scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+        kind = AlphaWanPipeline if isinstance(self.vae, RgbaCodec) else WanPipeline
+        pipe = kind(None, None, self.vae, scheduler, self.dit)  # type: ignore[arg-type]
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    @property
+    def weights(self) -> int:
+        """Bytes, what is held twice counted once."""
+        tensors = {id(p): p for part in (self.dit, self.vae) for p in part.parameters()}.values()
+        return sum(p.numel() * p.element_size() for p in tensors)
 
 
 def measure_cost(args: argparse.Namespace) -> dict[str, Any]:
-    """One DiT step (plain, merged, adapters apart) and decoding (plain, both merged, both apart)."""
-    size = SIZES[args.device][0 if args.device == "cpu" else -1]
-    plain, merged, apart = transformer(args), transformer(args), transformer(args)
-    adapter = dora(plain)
-    merge_into(merged, [(adapter, 1.0)])
-    tensors, _ = adapter_tensors(adapter, "diffusers", plain.state_dict())
-    apart.load_lora_adapter({k.removeprefix("transformer."): v for k, v in tensors.items()}, prefix=None)
+    """A DiT step, decoding and whole clips: plain RGB, RGBA merged, and RGBA with the adapters apart."""
+    models = {"rgb": Model(transformer(args), base_vae(args))}
+    adapter = dora(models["rgb"].dit)
+    models["rgba"] = Model(merged(args, adapter), codec(args, merge=True))
+    models["rgba_apart"] = Model(apart(args, adapter), codec(args, merge=False))
+    size = {"cpu": (3, 8, 8), "cuda": FULL}[args.device]
     z, t, text = inputs(args, size)
-    forms = {"plain": plain, "merged": merged, "apart": apart}
-    dit = in_turns({n: lambda m=m: m(z, t, text, return_dict=False) for n, m in forms.items()}, args.turns, args.device)
-    counts = {f"dit_{name}": parameters(model) for name, model in forms.items()}
-    del plain, merged, apart
-    codecs, decoders = _decoders(args)
-    latent = torch.randn(1, 16, *(size if args.device == "cuda" else (size[0], 8, 8)), device=args.device).to(z.dtype)
-    runs = {name: lambda d=decode: _exhaust(d(latent)) for name, decode in decoders.items()}
-    decoding = in_turns(runs, args.turns, args.device)
-    both = nn.ModuleList([codecs["merged"].alpha_vae.base.decoder, codecs["merged"].alpha_decoder])
-    counts |= {
-        "decoder_plain": parameters(base_vae(args).decoder),
-        "decoders_merged": parameters(both),
-        "decoder_with_adapters": parameters(codecs["apart"].alpha_vae.base.decoder),
+    latent = torch.randn_like(z)
+    runs: dict[str, dict[str, Callable[[], Any]]] = {
+        "dit_step": {n: lambda m=m: m.dit(z, t, text, return_dict=False) for n, m in models.items()},
+        "decode": {n: lambda m=m: m.decode(latent) for n, m in models.items()},
     }
-    return {
-        "latent": size,
-        "latent_decoded": list(latent.shape[2:]),
-        "seconds": {"dit_step": medians(dit), "decode": medians(decoding)},
-        "parameters": counts,
-        "decode_peak_mib": {name: _peak(run, args.device) for name, run in runs.items()},
-        "ratios": {
-            "dit_step_merged_over_plain": ratio(dit, "merged", "plain"),
-            "dit_step_apart_over_plain": ratio(dit, "apart", "plain"),
-            "decode_merged_over_plain": ratio(decoding, "merged", "plain"),
-            "decode_apart_over_plain": ratio(decoding, "apart", "plain"),
-        },
-    }
+    pipes = {name: models[name].pipeline() for name in ("rgb", "rgba")}
+    for name, options in (("clip_50_steps", {"num_inference_steps": 50, "guidance_scale": 5.0}),
+                          ("clip_4_steps", {"num_inference_steps": 4, "guidance_scale": 1.0})):  # fmt: skip
+        runs[name] = {n: clip(pipe, text, size, options) for n, pipe in pipes.items()}
+    result: dict[str, Any] = {"latent": size, "weights_mib": {n: _mib(m.weights) for n, m in models.items()}}
+    for part, forms in runs.items():
+        seconds = in_turns(forms, args.turns, args.device)
+        peaks = {name: _peak(run, args.device) for name, run in forms.items()}
+        result[part] = {
+            "seconds": medians(seconds),
+            "peak_mib": {name: _mib(peak) for name, peak in peaks.items()},
+            "over_rgb": {
+                name: {
+                    "time": ratio(seconds, name, "rgb"),
+                    "memory": round(peaks[name] / peaks["rgb"], 4),
+                    "memory_with_weights": round(
+                        (peaks[name] + models[name].weights) / (peaks["rgb"] + models["rgb"].weights), 4
+                    ),
+                }
+                for name in forms if name != "rgb"
+            },
+        }  # fmt: skip
+    return result
 
 
-def _decoders(args: argparse.Namespace) -> tuple[dict[str, RgbaCodec], dict[str, Callable[[Tensor], Any]]]:
-    plain = base_vae(args)
-    codecs = {}
-    for name, merge in (("merged", True), ("apart", False)):
-        alpha_vae = AlphaVAE(base_vae(args), AdapterSpec(rank=args.rank))
-        for key, parameter in alpha_vae.adapter_parameters().items():
-            if not key.startswith("merge."):  # fresh adapters do nothing, and equal decoders would be held once
-                parameter.data.normal_(std=0.02)
-        codecs[name] = RgbaCodec(alpha_vae.to(args.device, getattr(torch, args.dtype)), merge)
-    return codecs, {"plain": lambda z: decode_chunks(plain, z)} | {n: c.stream for n, c in codecs.items()}
+def merged(args: argparse.Namespace, adapter: DitAdapter) -> WanTransformer3DModel:
+    """With the DoRA folded in."""
+    dit = transformer(args)
+    merge_into(dit, [(adapter, 1.0)])
+    return dit
 
 
-def _exhaust(chunks: Any) -> None:
-    """Use up an iterator and keep nothing, as a writer of files does."""
-    for _ in chunks:
-        pass
+def apart(args: argparse.Namespace, adapter: DitAdapter) -> WanTransformer3DModel:
+    """With the DoRA as diffusers runs it beside the weights."""
+    dit = transformer(args)
+    tensors, _ = adapter_tensors(adapter, "diffusers", dit.state_dict())
+    dit.load_lora_adapter({k.removeprefix("transformer."): v for k, v in tensors.items()}, prefix=None)
+    return dit
+
+
+def codec(args: argparse.Namespace, merge: bool) -> RgbaCodec:
+    """Both decoders on the base, with adapters that do something: equal decoders would be held once."""
+    alpha_vae = AlphaVAE(base_vae(args), AdapterSpec(rank=args.rank))
+    for key, parameter in alpha_vae.adapter_parameters().items():
+        if not key.startswith("merge."):
+            parameter.data.normal_(std=0.02)
+    return RgbaCodec(alpha_vae.to(args.device, getattr(torch, args.dtype)), merge)
+
+
+def clip(pipe: WanPipeline, text: Tensor, size: tuple[int, int, int], options: dict[str, Any]) -> Callable[[], Any]:
+    """A whole call, with the text encoded before: that part is the same for all."""
+    cell = pipe.vae_scale_factor_spatial
+    more = {} if isinstance(pipe, AlphaWanPipeline) else {"output_type": "pt"}
+    return lambda: pipe(
+        prompt_embeds=text, negative_prompt_embeds=text, num_frames=4 * size[0] - 3, height=size[1] * cell,
+        width=size[2] * cell, **options, **more,
+    )  # fmt: skip
 
 
 @torch.no_grad()
-def _peak(run: Callable[[], Any], device: str) -> float:
-    """MiB of tensors alive at once while it runs, without the weights."""
+def _peak(run: Callable[[], Any], device: str) -> int:
+    """Bytes of tensors alive at once while it runs, without the weights; on a GPU those on the GPU."""
     if device == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         run()
-        return round((torch.cuda.max_memory_allocated() - before) / 2**20, 2)
+        return torch.cuda.max_memory_allocated() - before
     with LiveBytes() as live:
         run()
-    return round(live.peak / 2**20, 2)
+    return live.peak
 
 
-# ----- whole clips, timed --------------------------------------------------------------------------------------------
-
-
-def measure_clip(args: argparse.Namespace) -> dict[str, Any]:
-    """Prompt to pixels on the shipped base: plain WanPipeline and ours, the same steps and guidance."""
-    dtype = getattr(torch, args.dtype)
-    plain = WanPipeline.from_pretrained(locate_base("tiny"), dtype=dtype).to(args.device)
-    ours = AlphaWanPipeline.from_pretrained("tiny", "tiny", dtype=dtype).to(args.device)
-    size = {"num_frames": 9, "height": 64, "width": 64}
-    rows = {}
-    for name, options in (("50_steps", {"num_inference_steps": 50, "guidance_scale": 5.0}),
-                          ("4_steps", {"num_inference_steps": 4, "guidance_scale": 1.0})):  # fmt: skip
-        for pipe in (plain, ours):
-            pipe.set_progress_bar_config(disable=True)
-        forms = {
-            "rgb": lambda o=options: plain("a red heart", output_type="pt", **size, **o),
-            "rgba": lambda o=options: ours("a red heart", **size, **o),
-        }
-        seconds = in_turns(forms, args.turns, args.device)
-        rows[name] = {"seconds": medians(seconds), "rgba_over_rgb": ratio(seconds, "rgba", "rgb")}
-    return {"base": "tiny", **size, **rows}
+def _mib(size: int) -> float:
+    return round(size / 2**20, 2)
 
 
 # ----- arithmetic, counted -------------------------------------------------------------------------------------------
@@ -147,9 +174,9 @@ def measure_counted(args: argparse.Namespace) -> dict[str, Any]:
     """Operations of DiT and decoder at 81 frames of 480x832, and of CogVideoX-5B with paired tokens."""
     args.device = "meta"
     decoder = base_vae(argparse.Namespace(**vars(args) | {"model": "14b"}))
-    decode = _operations(lambda: _exhaust(decode_chunks(decoder, torch.empty(1, 16, *FULL, device="meta"))))
+    decode = _operations(lambda: list(decode_chunks(decoder, torch.empty(1, 16, *FULL, device="meta"))))
     tiny = TinyDecoder(16, (256, 128, 64, 64)).to("meta")
-    preview = _operations(lambda: _exhaust(tiny.stream(torch.empty(1, 16, *FULL, device="meta"))))
+    preview = _operations(lambda: list(tiny.stream(torch.empty(1, 16, *FULL, device="meta"))))
     rows: dict[str, Any] = {"decode_rgb": decode, "decode_rgba": 2 * decode, "decode_preview": preview}
     for args.model in ("1.3b", "14b"):
         dit = transformer(args)

@@ -1,15 +1,14 @@
 """What alpha costs when generating, and against the paired-token way.
 
-    python -m benchmarks.generation cost                                 # RGBA over plain RGB: DiT step, decoding
-    python -m benchmarks.generation clip                                 # the same, whole clips on the shipped base
+    python -m benchmarks.generation cost --model tiny                    # RGBA over plain RGB: step, decoding, clips
     python -m benchmarks.generation counted                              # operations of the full-size models
     python -m benchmarks.generation paired                               # twice the tokens, three sizes, growing length
     python -m benchmarks.generation cost --model 14b --device cuda --dtype bfloat16
     python -m benchmarks.generation paired --model 14b --device cuda --dtype bfloat16
     python -m benchmarks.generation published --device cuda --dtype bfloat16     # the paper's comparison
 
-Weights are random except those of `clip`: nothing here depends on what a model has learnt.  How time is taken says
-`benchmarks/wan_models.py`.
+Weights are random, or the shipped base (`tiny`): nothing here depends on what a model has learnt.  How time is taken
+says `benchmarks/wan_models.py`.
 
 `paired` puts the tokens of an alpha latent behind those of the RGB latent, with the same rotary positions, through the
 same transformer (TransPixeler's way, arXiv 2501.03006); its LoRA on half of the tokens and its attention mask are left
@@ -29,7 +28,7 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 
-from benchmarks.alpha_cost import FULL, cogvideox, measure_clip, measure_cost, measure_counted
+from benchmarks.alpha_cost import FULL, cogvideox, measure_cost, measure_counted
 from benchmarks.wan_models import LENGTHS, MODELS, SIZES, in_turns, inputs, medians, ratio, transformer
 
 RESULTS = Path(__file__).parent / "results"
@@ -98,7 +97,7 @@ def measure_published(args: argparse.Namespace) -> dict[str, Any]:
             "ratio_per_frame": round(total["paired"] / 49 / (total["ours"] / 81), 2)}  # fmt: skip
 
 
-MEASURES = {"cost": measure_cost, "clip": measure_clip, "counted": measure_counted, "paired": measure_paired,
+MEASURES = {"cost": measure_cost, "counted": measure_counted, "paired": measure_paired,
             "published": measure_published}  # fmt: skip
 
 
@@ -116,7 +115,7 @@ def main() -> None:
     machine = torch.cuda.get_device_name() if args.device == "cuda" else "1 CPU core"
     if args.measure == "counted":
         args.device, machine, args.turns = "meta", "none: counted, not run", 0
-    model = {"clip": "tiny", "counted": "full"}.get(args.measure, args.model)
+    model = "full" if args.measure == "counted" else args.model
     name = f"generation_{args.measure}_{model}_{args.dtype}_{args.device}.json"
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     result = {

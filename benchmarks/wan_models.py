@@ -16,10 +16,13 @@ from typing import Any
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
-from torch import Tensor, nn
+from torch import Tensor
+
+from wan_alpha.models.base import load_vae, locate_base
 
 # heads, width of a head, ffn, layers, width of text; and the VAE's base_dim
 MODELS = {
+    "tiny": (4, 64, 768, 8, 192, 24),  # the shipped base
     "small": (4, 64, 1024, 2, 256, 8),
     "1.3b": (12, 128, 8960, 30, 4096, 96),
     "14b": (40, 128, 13824, 40, 4096, 96),
@@ -31,6 +34,9 @@ TEXT_TOKENS = 512
 
 
 def transformer(args: argparse.Namespace) -> WanTransformer3DModel:
+    if args.model == "tiny":
+        dit = WanTransformer3DModel.from_pretrained(locate_base("tiny"), subfolder="transformer")
+        return dit.to(args.device, getattr(torch, args.dtype)).requires_grad_(False).eval()
     heads, width, ffn, layers, text, _ = MODELS[args.model]
     torch.manual_seed(0)
     with torch.device(args.device):
@@ -42,7 +48,7 @@ def transformer(args: argparse.Namespace) -> WanTransformer3DModel:
 
 def inputs(args: argparse.Namespace, size: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
     dtype, text = getattr(torch, args.dtype), MODELS[args.model][4]
-    z = torch.randn(1, 16, *size, device=args.device, dtype=dtype)
+    z = torch.randn(1, 48 if args.model == "tiny" else 16, *size, device=args.device, dtype=dtype)
     return (
         z,
         torch.tensor([500], device=args.device),
@@ -51,7 +57,9 @@ def inputs(args: argparse.Namespace, size: tuple[int, int, int]) -> tuple[Tensor
 
 
 def base_vae(args: argparse.Namespace) -> AutoencoderKLWan:
-    """Wan2.1's VAE at the width that goes with the model."""
+    """The VAE that goes with the model, of Wan2.1's form but for the shipped one."""
+    if args.model == "tiny":
+        return load_vae("tiny", getattr(torch, args.dtype)).to(args.device)
     torch.manual_seed(0)
     with torch.device(args.device):
         model = AutoencoderKLWan(base_dim=MODELS[args.model][5])
@@ -93,7 +101,3 @@ def ratio(seconds: dict[str, list[float]], form: str, over: str) -> dict[str, fl
 
 def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
     return {name: round(statistics.median(values), 5) for name, values in seconds.items()}
-
-
-def parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in {id(p): p for p in module.parameters()}.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,16 @@ from small_world import random_dora, random_pipeline, random_vae_adapters
 from torch.testing import assert_close
 
 from wan_alpha.interop.dit_adapters import merge_dit_adapters, read_dit_adapter
-from wan_alpha.interop.export import main
+from wan_alpha.interop.export import EXPORTS, main
 from wan_alpha.interop.wan_dit import dit_from_wan
 from wan_alpha.interop.wan_vae import base_from_wan
 from wan_alpha.interop.weights import read_weights
 from wan_alpha.pipeline.pipeline import AlphaWanPipeline
 
 
-def exported(kind: str, base: Path, adapters: Path, out: Path) -> Path:
+def exported(kind: str, base: Path, adapters: Path, out: Path, *more: str) -> Path:
     command = ["--format", kind, "--base", str(base), "--adapters", str(adapters), "--out", str(out)]
-    assert main(command) == 0
+    assert main([*command, *more]) == 0
     return out
 
 
@@ -79,6 +80,32 @@ def test_official_files_come_back(small_base: Path, small_adapters: Path, tmp_pa
     assert any(key.startswith("vae_pha.decoder.") for key in flat)
 
 
+@pytest.mark.parametrize("kind", ["diffusers", "comfyui", "official"])
+def test_distillation_and_precision(
+    kind: str, small_base: Path, small_adapters: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    distill = random_dora(small_base, tmp_path / "few.safetensors", 2, "diffusion_model.", magnitude=False, seed=9)
+    more = ["--distill", str(distill), "--dtype", "bfloat16"]
+    out = exported(kind, small_base, small_adapters, tmp_path / "out", *more)
+    exact = AlphaWanPipeline.from_pretrained(small_base, small_adapters, distill=distill).transformer.state_dict()
+    if kind == "official":
+        assert "note: few.safetensors is left out" in capsys.readouterr().out
+        dora = load_file(out / "t2v.safetensors")
+        assert {tensor.dtype for tensor in dora.values()} == {torch.bfloat16}
+        assert len(dora) == len(load_file(small_adapters / "t2v.safetensors"))
+        return
+    if kind == "diffusers":
+        found = load_file(out / "transformer" / "diffusion_pytorch_model.safetensors")
+        alpha = load_file(out / "vae_alpha" / "diffusion_pytorch_model.safetensors")
+        assert {tensor.dtype for tensor in alpha.values()} == {torch.bfloat16}
+    else:
+        merged = load_file(out / "diffusion_models" / "wan_alpha.safetensors")
+        assert {tensor.dtype for tensor in merged.values()} == {torch.bfloat16}
+        found = dit_from_wan(merged, heads=2).state_dict()
+    for name, weight in exact.items():
+        assert torch.equal(found[name].bfloat16(), weight.bfloat16()), name
+
+
 def test_wan22_bases_say_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = random_pipeline(tmp_path / "wan22", "wan22")
     adapters = tmp_path / "adapters"
@@ -95,12 +122,14 @@ def test_refusals_are_sentences(
 ) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine").touch()
+    dora = small_adapters / "t2v.safetensors"
     cases = [
         (["--base", str(small_base), "--adapters", "nowhere", "--out", str(tmp_path / "o")], "does not exist"),
         (["--base", str(small_base), "--out", str(tmp_path / "there")], "exists; give another --out"),
+        (["--base", str(small_base), "--adapters", str(dora), "--out", str(tmp_path / "o")], "nothing for the VAE"),
         (["--base", "no-such-base", "--adapters", str(small_adapters), "--out", str(tmp_path / "o")], "no known name"),
     ]
-    for arguments, message in cases:
-        assert main(["--format", "diffusers", *arguments]) == 1
+    for (arguments, message), kind in itertools.product(cases, EXPORTS):
+        assert main(["--format", kind, *arguments]) == 1
         assert message in capsys.readouterr().err
     assert not (tmp_path / "o").exists()

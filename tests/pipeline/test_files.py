@@ -14,6 +14,7 @@ from file_readers import ffmpeg_pixels, needs_ffmpeg, probe, psnr
 from PIL import Image
 from sample_video import disc
 
+from wan_alpha.pipeline.composite import BackgroundError, composite
 from wan_alpha.pipeline.pixels import linear_light, premultiplied
 from wan_alpha.pipeline.video import FORMATS, OutputError, Video, format_of
 
@@ -129,9 +130,22 @@ def test_composite_over_the_users_own_video_and_picture(tmp_path: Path, video: V
     for wrong in ("nowhere.mp4", "blurple", str(tmp_path)):
         with pytest.raises(ValueError, match="no file, no colour"):
             video.save(tmp_path / "x.mp4", background=wrong)
-    (tmp_path / "broken.mp4").write_bytes(b"no video")
-    with pytest.raises(ValueError, match="cannot be decoded"):
-        video.save(tmp_path / "x.mp4", background=str(tmp_path / "broken.mp4"))
+    picture = (tmp_path / "plate.png").read_bytes()
+    broken = {"broken.mp4": b"no video", "broken.png": b"no picture", "cut.png": picture[: len(picture) // 2]}
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(BackgroundError, match=rf"{name}: cannot be (decoded|read as a picture)"):
+            video.save(tmp_path / "x.mp4", background=str(tmp_path / name))
+
+
+def test_a_background_video_plays_at_its_own_speed(tmp_path: Path) -> None:
+    """At 30 and at 10 frames per second under 15, and again from its beginning when it ends."""
+    greys = torch.linspace(-1, 1, 6).view(1, 1, 6, 1, 1).expand(1, 3, 6, 16, 16)
+    clear = np.zeros((8, 16, 16, 4), np.float32)
+    for fps, expected in ((30.0, [0, 2, 4, 0, 2, 4, 0, 2]), (10.0, [0, 0, 1, 2, 2, 3, 4, 4])):
+        plate = Video(greys, torch.ones(1, 1, 6, 16, 16), fps).save(tmp_path / f"{fps}.mkv")
+        shown = composite(clear, str(plate), fps=15.0)[:, 8, 8, 0]
+        assert np.round(shown * 5).tolist() == expected, fps
 
 
 @needs_ffmpeg

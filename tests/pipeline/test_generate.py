@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from models.test_form import WAN22_5B, WAN22_VAE
 from PIL import Image
 from rich.console import Console
+from small_world import random_dora, random_pipeline, random_vae_adapters
 
 from wan_alpha.command import validated
+from wan_alpha.data.media import read_frames
 from wan_alpha.evaluation.prompts import load_prompts
-from wan_alpha.interop.weights import write_weights
+from wan_alpha.interop.official_vae import export_vae
+from wan_alpha.interop.weights import read_weights, write_weights
+from wan_alpha.models.adapters import AdapterError
+from wan_alpha.models.base import SizeError
 from wan_alpha.models.tiny_decoder import TinyDecoder
 from wan_alpha.pipeline import generate as module
 from wan_alpha.pipeline.arguments import plain_text
+from wan_alpha.pipeline.composite import BackgroundError
 from wan_alpha.pipeline.config import GenerateConfig
 from wan_alpha.pipeline.generate import generate
 from wan_alpha.pipeline.image_to_video import ImageError
-from wan_alpha.pipeline.jobs import PromptError, missing_files, plan, read_prompts
+from wan_alpha.pipeline.jobs import PromptError, missing_files, plan, read_prompts, settings
 from wan_alpha.pipeline.names import LONGEST, safe_name
 from wan_alpha.pipeline.pipeline import AlphaWanPipeline
 from wan_alpha.pipeline.video import OutputError, Video
@@ -117,7 +128,7 @@ def test_one_more_format_of_the_same_video_is_added(config: GenerateConfig) -> N
     config = replace(config, prompt="a parrot")
     generate(config, QUIET)
     more = replace(config, formats=["png", "webp"])
-    assert list(missing_files(plan(more)[0], more)) == ["webp"]
+    assert list(missing_files(plan(more)[0], more, settings(more))) == ["webp"]
 
 
 def test_other_settings_do_not_pass_for_the_same_video(config: GenerateConfig) -> None:
@@ -131,6 +142,49 @@ def test_other_settings_do_not_pass_for_the_same_video(config: GenerateConfig) -
     (folder.parent / "a-parrot-s0.json").unlink()
     with pytest.raises(OutputError, match="nothing says how it was made"):
         generate(config, QUIET)
+
+
+def test_files_that_were_made_otherwise_go_when_one_of_them_is_overwritten(config: GenerateConfig) -> None:
+    """Else the new record would vouch for the old picture."""
+    both = replace(config, prompt="a parrot", formats=["png", "webp"])
+    _, old = generate(both, QUIET)
+    generate(replace(both, formats=["png"], overwrite=True), QUIET)
+    assert old.exists()  # the same video still
+    other = replace(both, num_inference_steps=3)
+    generate(replace(other, formats=["png"], overwrite=True), QUIET)
+    assert not old.exists()
+    with pytest.raises(OutputError, match="made otherwise: num_inference_steps was 3, now 2"):
+        generate(replace(both, formats=["webp"]), QUIET)
+    # A file that nothing speaks of is neither removed nor adopted.
+    old.with_suffix(".mov").write_bytes(b"mine")
+    old.with_suffix(".json").unlink()
+    with pytest.raises(OutputError, match=r"\.mov exists, and nothing says how it was made"):
+        generate(replace(other, formats=["png"], overwrite=True), QUIET)
+    assert old.with_suffix(".mov").read_bytes() == b"mine"
+
+
+def test_adapters_are_compared_by_what_is_in_them(config: GenerateConfig, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(str(config.adapters), here)
+    config = replace(config, prompt="a parrot", adapters=str(here))
+    (folder,) = generate(config, QUIET)
+    before = folder.stat().st_ino
+    here.rename(there)
+    assert generate(replace(config, adapters=str(there)), QUIET) == [folder]
+    assert folder.stat().st_ino == before  # moved: the same command goes on
+    weights = read_weights(there / "t2v.safetensors")
+    write_weights(there / "t2v.safetensors", {key: 1.01 * tensor for key, tensor in weights.items()})
+    with pytest.raises(OutputError, match="made otherwise: dit_sha256 was"):
+        generate(replace(config, adapters=str(there)), QUIET)
+
+
+def test_another_background_counts_for_mp4_alone(config: GenerateConfig) -> None:
+    config = replace(config, prompt="a parrot", formats=["mp4", "png"], background="#ff0000")
+    generate(config, QUIET)
+    generate(replace(config, formats=["png", "webp"], background="#00ff00"), QUIET)
+    generate(config, QUIET)
+    with pytest.raises(OutputError, match="background was '#ff0000', now '#00ff00'"):
+        generate(replace(config, background="#00ff00"), QUIET)
 
 
 def test_one_bar_counts_the_steps_of_all_batches(config: GenerateConfig) -> None:
@@ -151,13 +205,42 @@ def test_edges_are_cleaned_and_may_be_left_alone(config: GenerateConfig, monkeyp
     assert seen == [(0.02, 8)]
 
 
-def test_image_and_task_belong_together(config: GenerateConfig, tmp_path: Path) -> None:
+def test_image_and_task_belong_together(config: GenerateConfig) -> None:
     for change in ({"task": "i2v"}, {"image": "x.png"}):
         with pytest.raises(ImageError, match="belong together"):
             generate(replace(config, prompt="a", **change), QUIET)
-    Image.new("RGBA", (32, 32)).save(tmp_path / "x.png")
-    with pytest.raises(ImageError, match="makes videos from text only"):
-        generate(replace(config, prompt="a", task="i2v", image=str(tmp_path / "x.png")), QUIET)
+
+
+def test_what_cannot_be_is_refused_before_a_model_is_loaded(
+    config: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "load", None)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    i2v = {"task": "i2v", "image": str(broken)}
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"height": 40}, SizeError, "40 x 32; this base takes multiples of 16"),
+        ({"formats": ["mp4"], "background": "nowhere.mov"}, BackgroundError, "no file, no colour"),
+        ({"formats": ["mp4"], "background": str(broken)}, BackgroundError, "cannot be read as a picture"),
+        (i2v, ImageError, "makes videos from text only"),
+        ({"adapters": str(tmp_path)}, AdapterError, "holds neither"),
+        ({"distill": str(tmp_path / "absent.safetensors")}, AdapterError, "absent.safetensors cannot be read"),
+    ]
+    for change, error, message in cases:
+        with pytest.raises(error, match=message):
+            generate(replace(config, prompt="a", **change), QUIET)
+    assert generate_size(config, tmp_path) == (121, 704, 1280)
+
+
+def generate_size(config: GenerateConfig, tmp_path: Path) -> tuple[int | None, ...]:
+    """What is made of a Wan2.2 base in a folder of any name, where no size is given."""
+    configs = {"vae": WAN22_VAE, "transformer": WAN22_5B, "text_encoder": {}, "tokenizer": {}, "scheduler": {}}
+    for part, content in configs.items():
+        (tmp_path / "mine" / part).mkdir(parents=True)
+        (tmp_path / "mine" / part / "config.json").write_text(json.dumps(content))
+    base = replace(config.base, path=str(tmp_path / "mine"))
+    found = module.checked(replace(config, base=base, num_frames=None, height=None, width=None))
+    return found.num_frames, found.height, found.width
 
 
 # ----- names ---------------------------------------------------------------------------------------------------------
@@ -231,6 +314,17 @@ def test_prompt_lists_that_cannot_be_read(config: GenerateConfig, tmp_path: Path
             plan(replace(config, prompt=prompt))
 
 
+def test_bytes_that_are_no_text_are_refused_in_a_sentence(config: GenerateConfig, tmp_path: Path) -> None:
+    """A shell passes on any bytes; Python reads those that are no UTF-8 as lone surrogates."""
+    bad = os.fsdecode(b"a \xff parrot")
+    (tmp_path / "list.json").write_text('{"one": "a \\ud800 parrot"}')
+    for change in ({"prompt": bad}, {"prompt": "a", "negative_prompt": bad}, {"prompts": str(tmp_path / "list.json")}):
+        with pytest.raises(PromptError, match="holds bytes that are no text"):
+            generate(replace(config, **change), QUIET)
+    assert composed(f"prompt={bad}").prompt == bad
+    assert len(safe_name(bad)) < LONGEST
+
+
 def command(config: GenerateConfig, *arguments: str) -> list[str]:
     return [
         sys.executable, str(ROOT / "generate.py"), "base=path", "base.name=small", f"base.path={config.base.path}",
@@ -238,17 +332,82 @@ def command(config: GenerateConfig, *arguments: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_command_from_prompt_to_files_and_errors_in_sentences(config: GenerateConfig, tmp_path: Path) -> None:
-    arguments = ["prompt=a parrot, flying", "num_inference_steps=2", "formats=[webm,mov]"]
+def authors_release(base: Path, adapters: Path, out: Path) -> tuple[Path, Path, Path]:
+    """Small files of the form and under the names of the authors' release: RGBA VAE, DoRA, and LightX2V's LoRA."""
+    vae, dit, distill = out / "Wan-Alpha-VAE.bin", out / "t2v.safetensors", out / "lightx2v.safetensors"
+    write_weights(vae, export_vae(base, adapters))
+    dora = read_weights(random_dora(base, dit))
+    write_weights(dit, {re.sub(r"\.(?=weight$)", ".default.", key): tensor for key, tensor in dora.items()})
+    lora = read_weights(random_dora(base, distill, 2, "diffusion_model.", magnitude=False, seed=9))
+    lightx2v = {key.replace("lora_A", "lora_down").replace("lora_B", "lora_up"): t for key, t in lora.items()}
+    biases = {k.replace("lora_B.weight", "diff_b"): 0.1 * t[:, 0].clone() for k, t in lora.items() if "lora_B" in k}
+    write_weights(distill, lightx2v | biases)
+    return vae, dit, distill
+
+
+def test_the_authors_release_from_the_documented_command_to_files(
+    config: GenerateConfig, small_base: Path, small_adapters: Path, tmp_path: Path
+) -> None:
+    vae, dit, distill = authors_release(small_base, small_adapters, tmp_path)
+    documented = re.search(
+        r"python generate\.py base=\S+ (adapters=\S+ distill=\S+) \\\n\s+(prompt=\"a parrot flying\") (formats=\S+)\n",
+        (ROOT / "docs" / "generate.md").read_text(encoding="utf-8"),
+    )
+    assert documented is not None
+    arguments = [*documented[1].split(), documented[2].replace('"', ""), documented[3].replace("]", ",mkv]")]
     done = subprocess.run(command(config, *arguments), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "num_frames=6 is not 1 + 4k; making 5 frames" in done.stdout + done.stderr
     files = sorted(p.name for p in Path(config.out).iterdir())
-    assert [Path(name).suffix for name in files] == [".json", ".mov", ".webm"]
+    assert files == [f"a-parrot-flying-s0{suffix}" for suffix in (".json", ".mkv", ".mov", ".webm")]
+    made = json.loads((Path(config.out) / files[0]).read_text())["made_with"]
+    assert (made["steps"], made["guidance_scale"]) == (4, 1.0)
+    assert [made[part] for part in ("vae", "dit", "distill")] == [vae.name, dit.name, distill.name]
+    pipe = AlphaWanPipeline.from_pretrained(small_base, [vae, dit], distill=distill)
+    pipe.set_progress_bar_config(disable=True)
+    expected = pipe("a parrot flying", num_frames=5, height=32, width=32).cleaned().pixels()
+    found = read_frames(Path(config.out) / files[1], count=5) / 255
+    assert np.abs(found - expected).max() < 1.5 / 255
+
+
+def test_a_mistyped_key_is_named_with_the_nearest(config: GenerateConfig, tmp_path: Path) -> None:
     wrong = subprocess.run(command(config, "promt=x"), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert wrong.returncode == 1
     assert "promt: no such key, on the command line. Did you mean prompt?" in wrong.stderr
     assert not (tmp_path / "outputs").exists()
+
+
+def test_image_to_video_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The video begins with the picture that is given, and its record knows which that was."""
+    monkeypatch.setattr(module, "load", LOAD)
+    base = random_pipeline(tmp_path / "i2v", in_channels=12)
+    random_vae_adapters(base, tmp_path / "adapters")
+    random_dora(base, tmp_path / "adapters" / "t2v.safetensors")
+    out = []
+    for name, colour in (("red", (255, 0, 0, 255)), ("clear", (255, 0, 0, 0))):
+        Image.new("RGBA", (60, 40), colour).save(tmp_path / f"{name}.png")
+        config = composed(
+            "task=i2v", f"image={tmp_path}/{name}.png", "prompt=a parrot", "base=path", "base.name=i2v",
+            f"base.path={base}", f"adapters={tmp_path}/adapters", f"out={tmp_path}/{name}", "formats=[png,webp]",
+            "num_frames=5", "height=32", "width=48", "num_inference_steps=2", "guidance_scale=1",
+        )  # fmt: skip
+        folder, webp = generate(config, QUIET)
+        assert webp.stat().st_size > 100
+        out.append((alpha_of(folder), json.loads(webp.with_suffix(".json").read_text())["image_sha256"]))
+    assert out[0][0].shape == (32, 48, 4)
+    assert not np.array_equal(out[0][0], out[1][0])
+    assert out[0][1] != out[1][1]
+
+
+def test_the_readmes_command_makes_files_of_the_shipped_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In two steps instead of fifty."""
+    monkeypatch.setattr(module, "load", LOAD)
+    (line,) = re.findall(r"^ +python generate\.py (.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    webm, mov = generate(composed(*shlex.split(line), f"out={tmp_path}", "num_inference_steps=2"), QUIET)
+    assert (webm.suffix, mov.suffix) == (".webm", ".mov")
+    frames = read_frames(mov, count=9)
+    assert frames.shape == (9, 64, 64, 4)
+    assert frames[..., 3].min() == 0
 
 
 def test_ctrl_c_leaves_complete_files_and_says_how_to_go_on(config: GenerateConfig, tmp_path: Path) -> None:
@@ -275,7 +434,7 @@ def test_a_preview_is_loaded_and_does_not_pass_for_the_video(config: GenerateCon
     quick = replace(config, prompt="a", preview=str(tmp_path / "tiny.safetensors"))
     assert LOAD(quick, QUIET).vae.preview is not None
     generate(replace(config, prompt="a"), QUIET)
-    with pytest.raises(OutputError, match="made otherwise: preview was None, now"):
+    with pytest.raises(OutputError, match="made otherwise: preview_sha256 was None, now"):
         generate(quick, QUIET)
 
 

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from wan_alpha import AlphaVAE, AlphaWanPipeline
 from wan_alpha.interop.adapter_files import find_adapters
 from wan_alpha.interop.official_vae import export_vae
-from wan_alpha.interop.weights import write_weights
+from wan_alpha.interop.weights import StoredWeights, write_weights
 from wan_alpha.models.adapters import AdapterError
 from wan_alpha.models.base import BaseError, SizeError
 from wan_alpha.models.codecs import AlphaCodec
@@ -90,6 +90,30 @@ def test_what_is_cut_off_a_long_prompt_is_shown(pipe: AlphaWanPipeline, caplog: 
     assert caplog.messages == ["a prompt of 519 tokens was cut to 512; lost is: ...THE END"]
 
 
+def test_metadata_is_that_of_each_video(pipe: AlphaWanPipeline) -> None:
+    guided = FAST | {"guidance_scale": 2.0}
+    batch = pipe(["a parrot", "fire"], negative_prompt=["grey", "snow"], **guided)
+    assert [video.metadata["negative_prompt"] for video in batch] == ["grey", "snow"]
+    drawn = pipe("a parrot", **FAST, generator=torch.Generator().manual_seed(3))
+    assert drawn.metadata["seed"] is None
+    agree(drawn.rgb, pipe("a parrot", **FAST, seed=3).rgb, 1e-6)
+    with pytest.raises(ValueError, match="a seed and a generator"):
+        pipe("a parrot", **FAST, seed=3, generator=torch.Generator())
+    with pytest.raises(ValueError, match="1 negative prompts for 2 prompts"):
+        pipe(["a", "b"], negative_prompt=["c"], **FAST)
+
+
+def test_several_videos_of_a_prompt_and_a_tuple_as_in_diffusers(pipe: AlphaWanPipeline) -> None:
+    (videos,) = pipe(["a parrot", "fire"], **FAST, seed=[4, 9], num_videos_per_prompt=2, return_dict=False)
+    assert [(v.metadata["prompt"], v.metadata["seed"]) for v in videos] == [
+        ("a parrot", 4), ("a parrot", 5), ("fire", 9), ("fire", 10),
+    ]  # fmt: skip
+    agree(videos[3].rgb, pipe("fire", **FAST, seed=10).rgb)
+    assert len(pipe("fire", **FAST, num_videos_per_prompt=2)) == 2
+    embeds, _ = pipe.encode_prompt(["a parrot", "fire"], do_classifier_free_guidance=False, max_sequence_length=512)
+    agree(pipe(prompt_embeds=embeds, **FAST, seed=[4, 10])[1].rgb, videos[3].rgb)
+
+
 def test_frame_counts_are_rounded_with_a_notice(pipe: AlphaWanPipeline, caplog: pytest.LogCaptureFixture) -> None:
     assert [pipe.round_frames(n) for n in (1, 2, 5, 6, 8, 80, 81)] == [1, 1, 5, 5, 9, 81, 81]
     caplog.clear()
@@ -126,6 +150,28 @@ def test_merged_equals_unmerged(small_base: Path, small_adapters: Path, distill:
     base = WanTransformer3DModel.from_pretrained(small_base, subfolder="transformer")
     assert count(merged.transformer) == count(base) < count(apart.transformer)
     assert [n for n, _ in merged.transformer.named_modules()] == [n for n, _ in base.named_modules()]
+
+
+def test_a_base_is_folded_as_it_is_stored_and_cast_afterwards(small_base: Path, small_adapters: Path) -> None:
+    """In bf16 as in float32: rounding the base first would be rounding twice."""
+    pipe = AlphaWanPipeline.from_pretrained(small_base, small_adapters, dtype=torch.bfloat16, vae_dtype=torch.bfloat16)
+    exact = AlphaWanPipeline.from_pretrained(small_base, small_adapters)
+    for mine, whole in ((pipe.transformer, exact.transformer), (pipe.vae.alpha_decoder, exact.vae.alpha_decoder)):
+        weights = whole.state_dict()
+        cast = {name: weight for name, weight in mine.state_dict().items() if weight.dtype == torch.bfloat16}
+        assert len(cast) > 10
+        for name, weight in cast.items():
+            assert torch.equal(weight, weights[name].bfloat16()), name
+
+
+def test_weights_in_several_files_are_found_by_the_index(small_base: Path, tmp_path: Path) -> None:
+    model = WanTransformer3DModel.from_pretrained(small_base, subfolder="transformer")
+    model.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
+    stored = StoredWeights(tmp_path / "parts")
+    assert stored.keys() == model.state_dict().keys()
+    assert all(torch.equal(stored[name], weight) for name, weight in model.state_dict().items())
+    assert len(StoredWeights(tmp_path)) == 0
 
 
 def test_every_adapter_matters(small_base: Path, small_adapters: Path, distill: Path, pipe: AlphaWanPipeline) -> None:

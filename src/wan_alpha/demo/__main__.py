@@ -48,7 +48,7 @@ def serve(args: argparse.Namespace, console: Console) -> None:
         from .page import CSS, build
     except ImportError as error:
         raise OSError(f"the demo needs Gradio ({error}): pip install -e '.[demo]'") from error
-    from ..pipeline.generate import DEFAULT_SIZES, WAN21_SIZE
+    from ..pipeline.jobs import digests
     from ..pipeline.pipeline import AlphaWanPipeline
     from .studio import Studio
 
@@ -61,7 +61,9 @@ def serve(args: argparse.Namespace, console: Console) -> None:
         pipe.set_progress_bar_config(disable=True)
     steps, guidance = (4, 1.0) if pipe.few_step else (20, 5.0)
     title = f"Base `{Path(args.base).name}` on {device}. Files stay in `{args.out}`."
-    page = build(Studio(pipe, args.out), DEFAULT_SIZES.get(args.base, WAN21_SIZE), steps, guidance, title)
+    sizes = pipe.form.frames, pipe.form.height, pipe.form.width
+    model = {"base": args.base} | digests(args.adapters, distill=args.distill, preview=args.preview)
+    page = build(Studio(pipe, args.out, model), sizes, steps, guidance, title)
     fonts = ["system-ui", "sans-serif"]
     page.launch(
         server_name=args.host,

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import html
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
+import torch
 
-from ..pipeline.composite import parse_colour
+from ..pipeline.composite import PICTURES, parse_colour
 from ..pipeline.video import FORMATS
 from .studio import FIELDS, Entry, RequestError, Studio
 
+log = logging.getLogger(__name__)
+
 QUEUE = 8
-BACKGROUNDS = ("checkerboard", "black", "white", "green", "colour", "picture")
+BACKGROUNDS = ("checkerboard", "black", "white", "green", "colour", "your own")
 _CHECKERS = "repeating-conic-gradient(#cfcfcf 0 25%, #f5f5f5 0 50%) 0 0 / 24px 24px"
 EXAMPLES = ("a grinning face with smiling eyes", "a beating heart", "a woman astronaut")
 CSS = """
 #preview .stage { display: flex; justify-content: center; align-items: center; border-radius: 8px; padding: 12px;
-                  min-height: 240px; }
-#preview img { width: min(100%, 560px); max-height: 38vh; object-fit: contain; }
+                  min-height: 240px; position: relative; overflow: hidden; }
+#preview video { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: cover; }
+#preview img { position: relative; width: min(100%, 560px); max-height: 38vh; object-fit: contain; }
 /* Gradio spreads a few pictures over the whole width and cuts what is higher than the gallery. */
 #history .grid-container { grid-template-columns: repeat(8, minmax(80px, 1fr)); }
 #preview .empty { color: #555; background: #fff8; padding: 8px 14px; border-radius: 6px; }
@@ -64,7 +71,8 @@ def build(studio: Studio, sizes: tuple[int, int, int], steps: int, guidance: flo
                         BACKGROUNDS, value="checkerboard", label="Background", elem_id="background", scale=3
                     )
                     colour = gr.ColorPicker("#3366cc", label="Colour", scale=1, elem_id="colour")
-                picture = gr.Image(label="Your picture", type="filepath", visible=False, height=160, elem_id="picture")
+                own = gr.File(label="Your picture or video", file_types=["image", "video"], visible=False, height=110,
+                              elem_id="own")  # fmt: skip
                 kind = gr.Dropdown([(f"{name}: {f.purpose}", name) for name, f in FORMATS.items()], value="webm",
                                    label="Format", elem_id="format")  # fmt: skip
                 prepare = gr.Button("Prepare download", elem_id="prepare")
@@ -80,16 +88,14 @@ def build(studio: Studio, sizes: tuple[int, int, int], steps: int, guidance: flo
 
         def generate(*values: Any, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
             *request, background, tint, file = values
-            try:
+            with _in_sentences():
                 wish = dict(zip(FIELDS, request, strict=True))
                 entry = studio.make(wish, lambda share, what: progress(share, desc=what))
-            except RequestError as error:
-                raise gr.Error(str(error), print_exception=False) from error
-            return _preview(entry, background, tint, file), entry.name, gr.File(visible=False), *history()
+                return _preview(entry, background, tint, file), entry.name, gr.File(visible=False), *history()
 
         def shown(name: str, background: str, tint: str, file: str | None) -> Any:
             entry = next((e for e in studio.history() if e.name == name), None)
-            return _preview(entry, background, tint, file), gr.Image(visible=background == "picture")
+            return _preview(entry, background, tint, file), gr.File(visible=background == "your own")
 
         def chosen(known: list[str], background: str, tint: str, file: str | None, event: gr.SelectData) -> Any:
             name = known[event.index] if isinstance(event.index, int) and event.index < len(known) else ""
@@ -97,19 +103,18 @@ def build(studio: Studio, sizes: tuple[int, int, int], steps: int, guidance: flo
 
         def written(name: str, wanted: str, background: str, tint: str, file: str | None) -> Any:
             # A colour is parsed, never opened: what the page sends must not name a file of this machine.
-            below = {"colour": _hex(tint), "picture": file or "checkerboard"}.get(background, background)
-            try:
-                path = studio.export(name, wanted, below)
-            except ValueError as error:
-                raise gr.Error(str(error) if name else "Generate a video first.", print_exception=False) from error
-            return gr.File(str(path), visible=True)
+            below = {"colour": _hex(tint), "your own": file or "checkerboard"}.get(background, background)
+            with _in_sentences():
+                if not name:
+                    raise RequestError("Generate a video first.")
+                return gr.File(str(studio.export(name, wanted, below)), visible=True)
 
-        ground = [over, colour, picture]
+        ground = [over, colour, own]
         request = [prompt, negative, seed, step, scale, frames, height, width, *ground]
         outputs = [preview, current, download, gallery, names]
         gr.on([go.click, prompt.submit], generate, request, outputs, concurrency_limit=1, api_visibility="private")
-        for part in (over, colour, picture):
-            part.change(shown, [current, *ground], [preview, picture], show_progress="hidden", api_visibility="private")
+        for part in ground:
+            part.change(shown, [current, *ground], [preview, own], show_progress="hidden", api_visibility="private")
         gallery.select(chosen, [names, *ground], [preview, current, download], api_visibility="private")
         prepare.click(written, [current, kind, *ground], download, api_visibility="private")
         page.load(history, None, [gallery, names], api_visibility="private")
@@ -117,18 +122,42 @@ def build(studio: Studio, sizes: tuple[int, int, int], steps: int, guidance: flo
     return page
 
 
-def _preview(entry: Entry | None, background: str, colour: str, picture: str | None) -> str:
+@contextmanager
+def _in_sentences() -> Iterator[None]:
+    """Whatever goes wrong inside is said on the page; what nobody foresaw stands in the log of the server, too."""
+    try:
+        yield
+    except Exception as error:
+        is_ours = type(error).__module__.startswith("wan_alpha")
+        if not is_ours:
+            log.exception("the demo page: a request failed")
+        raise gr.Error(str(error) if is_ours else _sentence(error), print_exception=False) from error
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "There is not enough memory for this: take fewer or smaller frames."
+    if isinstance(error, OSError):
+        return f"A file could not be read or written: {error.strerror or error}."
+    return f"This went wrong ({type(error).__name__}); the terminal in which the page was started says more."
+
+
+def _preview(entry: Entry | None, background: str, colour: str, own: str | None) -> str:
     """The animation over the chosen background; everything that came from outside is escaped."""
     below = {"checkerboard": _CHECKERS, "green": "#00b140", "black": "#000", "white": "#fff"}.get(background, _CHECKERS)
     if background == "colour":
         below = _hex(colour)
-    elif background == "picture" and picture:
-        below = f"url('{_url(Path(picture))}') center / cover"
+    plate = Path(own) if background == "your own" and own else None
+    film = ""
+    if plate is not None and plate.suffix.lower() in PICTURES:
+        below = f"url('{_url(plate)}') center / cover"
+    elif plate is not None:
+        film = f'<video src="{_url(plate)}" autoplay loop muted playsinline></video>'
     if entry is None:
         inside = '<span class="empty">Say what is to be seen, and press Generate.</span>'
     else:
         inside = f'<img src="{_url(entry.preview)}" alt="{html.escape(entry.caption, quote=True)}">'
-    return f'<div class="stage" style="background: {below}">{inside}</div>'
+    return f'<div class="stage" style="background: {below}">{film}{inside}</div>'
 
 
 def _hex(colour: str) -> str:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from ..data.video import probe_video, read_video
 from ..pipeline.composite import composite
-from ..pipeline.names import safe_name
+from ..pipeline.names import is_text, safe_name
 from ..pipeline.pipeline import AlphaWanPipeline
 from ..pipeline.pixels import to_8_bit
 from ..pipeline.video import FORMATS, Video
@@ -73,8 +73,9 @@ class Entry:
 class Studio:
     """Makes one video at a time and keeps what it made in a folder, which the next start shows again."""
 
-    def __init__(self, pipe: AlphaWanPipeline, folder: Path) -> None:
-        self.pipe, self.folder = pipe, folder.resolve()
+    def __init__(self, pipe: AlphaWanPipeline, folder: Path, model: Mapping[str, str | None]) -> None:
+        """`model`: tells this base and these adapters from others, see `pipeline.jobs.digests`."""
+        self.pipe, self.folder, self.model = pipe, folder.resolve(), dict(model)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._one_at_a_time = threading.Lock()
 
@@ -100,7 +101,7 @@ class Studio:
         raise RequestError("this video is no longer there; make it again")
 
     def make(self, wish: Mapping[str, Any], progress: Progress = lambda share, what: None) -> Entry:
-        """Sample, decode and store one video; the same request again returns what is there.
+        """Sample, decode and store one video; the same request to the same model again returns what is there.
 
         Args:
             wish: prompt, negative_prompt, seed, steps, guidance, frames, height, width.
@@ -110,10 +111,10 @@ class Studio:
             RequestError: a value is out of range, with what is allowed.
         """
         request = self._checked(wish)
-        key = json.dumps(request, sort_keys=True)
+        key = json.dumps(request | self.model, sort_keys=True)
         name = f"{safe_name(request['prompt'])}-s{request['seed']}-{safe_name(key)[-6:]}"
         with self._one_at_a_time:
-            entry = Entry(name, request, self.folder)
+            entry = Entry(name, request | self.model | self.pipe.adapters, self.folder)
             if not (entry.master.is_file() and (self.folder / f"{name}.json").is_file()):
                 self._store(entry, self._sample(request, progress))
             os.utime(self.folder / f"{name}.json")  # to the front of the history
@@ -158,6 +159,8 @@ class Studio:
         numbers = {name: wish.get(name) for name in ("seed", "steps", "guidance", "frames", "height", "width")}
         if not prompt:
             raise RequestError("Say what is to be seen: the prompt is empty.")
+        if not is_text(prompt + negative_prompt):
+            raise RequestError("The prompt holds signs that are no text.")
         if max(len(prompt), len(negative_prompt)) > LONGEST_PROMPT:
             raise RequestError(f"A prompt has at most {LONGEST_PROMPT} characters.")
         for name, value in numbers.items():
@@ -172,7 +175,7 @@ class Studio:
         if not 0 <= guidance <= 30:
             raise RequestError("guidance must be from 0 to 30.")
         try:
-            self.pipe.check_size(whole["height"], whole["width"])
+            self.pipe.form.check_size(whole["height"], whole["width"])
         except ValueError as error:
             raise RequestError(str(error)) from error
         if whole["frames"] * whole["height"] * whole["width"] > MOST_PIXELS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,10 @@ def asked(config: EvaluateConfig) -> dict[str, Any]:
 
 def sampling_of(config: EvaluateConfig) -> Sampling:
     """`sampling` with what generate.py takes by itself where nothing is given."""
-    from ..pipeline.generate import DEFAULT_SIZES, WAN21_SIZE
+    from ..pipeline.loading import read_form
 
-    frames, height, width = DEFAULT_SIZES.get(config.base.path, WAN21_SIZE)
-    return replace(Sampling(frames, height, width), **asked(config))
+    given = asked(config)
+    if not {"num_frames", "height", "width"} <= given.keys():
+        form = read_form(config.base.path)
+        given = {"num_frames": form.frames, "height": form.height, "width": form.width} | given
+    return Sampling(**given)

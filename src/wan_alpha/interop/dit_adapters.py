@@ -154,10 +154,18 @@ def merge_dit_adapters(base: Mapping[str, Tensor], adapters: Iterable[Strength])
 
 
 @torch.no_grad()
-def merge_into(transformer: nn.Module, adapters: Iterable[Strength]) -> None:
-    """The same in place, one weight at a time: needs no memory for a second model."""
+def merge_into(
+    transformer: nn.Module, adapters: Iterable[Strength], stored: Mapping[str, Tensor] | None = None
+) -> None:
+    """The same in place, one weight at a time: needs no memory for a second model.
+
+    Args:
+        transformer: written to, in its own precision.
+        adapters: as in `merge_dit_adapters`.
+        stored: the same weights as they were before they were cast to that precision, where they are at hand.
+    """
     parameters = dict(transformer.named_parameters())
-    for name, tensor in _merged(parameters, list(adapters)):
+    for name, tensor in _merged(stored or parameters, list(adapters)):
         parameters[name].copy_(tensor)
 
 

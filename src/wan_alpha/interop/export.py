@@ -8,7 +8,7 @@
 |---|---|
 | diffusers | a WanPipeline: transformer merged, `vae/` decodes colour, and a second VAE, `vae_alpha/`, alpha |
 | comfyui | `diffusion_models/`, `vae/` (colour and alpha) merged, and `loras/` with the DoRA alone |
-| official | `t2v.safetensors` and `Wan-Alpha-VAE.bin` in the authors' layout, not merged |
+| official | `t2v.safetensors` and `Wan-Alpha-VAE.bin` in the authors' layout, not merged (and no distillation LoRA) |
 
 Everything is folded in float32, then cast.
 """
@@ -92,6 +92,7 @@ def export_diffusers(base: str | Path, files: AdapterFiles, out: Path, dtype: to
 
 def export_comfyui(base: str | Path, files: AdapterFiles, out: Path, dtype: torch.dtype | None = None) -> list[str]:
     """Files for ComfyUI's folders of the same names, in Wan's own names."""
+    adapters = _need_vae(files)
     plain = WanTransformer3DModel.from_pretrained(locate_base(base), subfolder="transformer").state_dict()
     transformer, dora = merged_transformer(base, files, dtype)
     tensors, header = adapter_tensors(dora, "comfyui", plain)
@@ -99,7 +100,7 @@ def export_comfyui(base: str | Path, files: AdapterFiles, out: Path, dtype: torc
     write_weights(out / "diffusion_models" / f"{NAME}.safetensors", dit_to_wan(transformer.state_dict()))
     notes = unlike("transformer", transformer.config, COMFYUI_DIT)
     for decoder in ("rgb", "alpha"):
-        vae = merged_vae(base, _need_vae(files), decoder, dtype)
+        vae = merged_vae(base, adapters, decoder, dtype)
         if vae.config["is_residual"]:
             return [*notes, "the VAE is left out: it is of Wan2.2's form, whose own names are not known here"]
         if decoder == "rgb":
@@ -118,14 +119,16 @@ def unlike(what: str, config: Mapping[str, Any], granted: Mapping[str, Any]) -> 
 
 def export_official(base: str | Path, files: AdapterFiles, out: Path, dtype: torch.dtype | None = None) -> list[str]:
     """The authors' two files; nothing is merged."""
-    notes = []
+    adapters, notes = _need_vae(files), []
+    if files.distill is not None:
+        notes.append(f"{files.distill.name} is left out: the authors' code takes a distillation LoRA as a third file")
     plain = WanTransformer3DModel.from_pretrained(locate_base(base), subfolder="transformer").state_dict()
     if files.dit is None:
         raise AdapterError("the adapters hold nothing for the transformer: give those of stage dit, too")
     tensors, header = adapter_tensors(read_dit_adapter(files.dit, plain), "official", plain)
     write_weights(out / "t2v.safetensors", {k: t.to(dtype) if dtype else t for k, t in tensors.items()}, header)
     try:
-        write_weights(out / "Wan-Alpha-VAE.bin", export_vae(base, _need_vae(files)))
+        write_weights(out / "Wan-Alpha-VAE.bin", export_vae(base, adapters))
     except CheckpointError as error:
         notes.append(f"the VAE is left out: {error}")
     return notes
@@ -140,9 +143,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", choices=EXPORTS, required=True, help="for whom")
     parser.add_argument("--base", default="tiny", help="tiny, a known name, a hub id or a path (default: %(default)s)")
     parser.add_argument("--adapters", nargs="+", default=["tiny"], help="exported adapters or runs, one or several")
-    parser.add_argument("--distill", type=Path, help="distillation LoRA, merged after the DoRA")
+    parser.add_argument("--distill", type=Path, help="distillation LoRA, merged after the DoRA (official: stays apart)")
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the merged weights (default: the base's)")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of merged weights (default: float32), or of the official DoRA (its own)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what is in DIR")
     args = parser.parse_args(argv)
     console, dtype = Console(), DTYPES[args.dtype] if args.dtype else None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -59,11 +60,41 @@ def weight_names(path: str | Path) -> list[str]:
     """The names in a weight file, without reading its tensors where the format allows; errors as `read_weights`."""
     if Path(path).suffix not in SAFETENSORS:
         return list(read_weights(path))
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such file")
     try:
         with safe_open(path, "pt") as file:
             return list(file.keys())
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged or no weight file: download it again ({error})") from error
+
+
+class StoredWeights(Mapping[str, Tensor]):
+    """The weights of a folder in diffusers' layout, each read when it is asked for, in the precision it is kept in.
+
+    Args:
+        folder: of the model; empty if it holds no safetensors.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        index = Path(folder) / "diffusion_pytorch_model.safetensors.index.json"
+        single = Path(folder) / "diffusion_pytorch_model.safetensors"
+        self._file_of: dict[str, Path] = {}
+        if single.is_file():
+            self._file_of = dict.fromkeys(weight_names(single), single)
+        elif index.is_file():
+            places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            self._file_of = {name: Path(folder) / file for name, file in places.items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self._file_of[name], "pt") as file:
+            return file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
 
 
 def write_weights(path: str | Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -20,7 +20,7 @@ from ..models.streaming import decoder_chunks
 from ..models.tiny_decoder import TinyDecoder
 from ..rendering import rgb_to_alpha
 from .loading import PreviewError
-from .tiling import decode_tiled, exact_halo
+from .tiling import decode_tiled, exact_halo, to_host
 
 log = logging.getLogger(__name__)
 
@@ -123,14 +123,17 @@ class RgbaCodec(nn.Module):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Raw latent -> rgb (B, 3, T, H, W) in [-1, 1] and alpha (B, 1, T, H, W) in [0, 1], both clamped."""
+        """Raw latent -> rgb (B, 3, T, H, W) in [-1, 1] and alpha (B, 1, T, H, W) in [0, 1], both clamped.
+
+        Finished frames go to main memory in float32 at once: on the latent's device memory does not grow with the clip.
+        """
         if self.preview is not None:
             _run_offload_hook(self)
-            pictures = torch.cat(list(self.preview.stream(self.alpha_vae.normalize(z))), dim=2)
+            pictures = torch.cat([to_host(chunk) for chunk in self.preview.stream(self.alpha_vae.normalize(z))], dim=2)
             alpha = pictures[:, 3:] if self.preview.channels == 4 else torch.ones_like(pictures[:, :1])
             return 2 * pictures[:, :3] - 1, alpha
         if self.tile is None:
-            chunks = list(self.stream(z))
+            chunks = [(to_host(rgb), to_host(alpha)) for rgb, alpha in self.stream(z)]
             return torch.cat([rgb for rgb, _ in chunks], dim=2), torch.cat([alpha for _, alpha in chunks], dim=2)
         self.alpha_vae.check_latent(z)
         _run_offload_hook(self)
@@ -140,7 +143,7 @@ class RgbaCodec(nn.Module):
             rgb_video = decode_tiled(base, z, base.decoder, self.tile, halo)
         with self._adapter("alpha"):
             grey = decode_tiled(base, z, self.alpha_decoder or base.decoder, self.tile, halo)
-        return rgb_video.clamp(-1, 1), rgb_to_alpha(grey).clamp(0, 1)
+        return rgb_video.clamp_(-1, 1), rgb_to_alpha(grey).clamp_(0, 1)
 
     def _adapter(self, name: str) -> AbstractContextManager[None]:
         return nullcontext() if self.merged else self.alpha_vae.adapters.use(name)

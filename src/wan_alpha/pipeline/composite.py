@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from ..rendering import checkerboard
+from .pictures import UNREADABLE
 from .pixels import Pixels
 
-_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 _NAMED = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128), "green": (0, 255, 0),
           "blue": (0, 0, 255), "red": (255, 0, 0), "magenta": (255, 0, 255)}  # fmt: skip
 
@@ -21,18 +25,19 @@ class BackgroundError(ValueError):
     """The background is no colour, no picture and no video."""
 
 
-def composite(pixels: Pixels, background: str = "checkerboard") -> Pixels:
+def composite(pixels: Pixels, background: str = "checkerboard", fps: float = 16.0) -> Pixels:
     """Straight pixels over a background.
 
     Args:
         pixels: (T, H, W, 4) in [0, 1].
-        background: `checkerboard`, a colour (`#00ff00` or a name), or the path of a picture or a video; a video that
-            is shorter starts again, and both are scaled to cover the frame.
+        background: `checkerboard`, a colour (`#00ff00` or a name), or the path of a picture or a video; a video plays
+            at its own speed and starts again if it is shorter, and both are scaled to cover the frame.
+        fps: frames per second of `pixels`.
 
     Returns:
         (T, H, W, 3) in [0, 1].
     """
-    below = _background(background, *pixels.shape[:3])
+    below = _background(background, *pixels.shape[:3], fps)
     alpha = pixels[..., 3:]
     return pixels[..., :3] * alpha + below * (1 - alpha)
 
@@ -48,7 +53,12 @@ def parse_colour(text: str) -> tuple[int, int, int] | None:
     return None
 
 
-def _background(background: str, count: int, height: int, width: int) -> Pixels:
+def check_background(background: str) -> None:
+    """Raise BackgroundError unless it can be read; of a video, its first frame."""
+    _background(background, 1, 16, 16, 1.0)
+
+
+def _background(background: str, count: int, height: int, width: int, fps: float) -> Pixels:
     """(T or 1, H, W, 3) in [0, 1]."""
     if background == "checkerboard":
         board = (checkerboard(height, width, max(4, min(height, width) // 30)).permute(1, 2, 0).numpy() + 1) / 2
@@ -59,26 +69,40 @@ def _background(background: str, count: int, height: int, width: int) -> Pixels:
         raise BackgroundError(
             f"background {background!r} is no file, no colour (#rrggbb, {', '.join(_NAMED)}) and not checkerboard"
         )
-    if Path(background).suffix.lower() in _PICTURES:
-        with Image.open(background) as picture:
-            return _cover(picture.convert("RGB"), height, width)[None]
-    frames = _read_video(background, count, height, width)
-    return np.stack([frames[i % len(frames)] for i in range(count)])
-
-
-def _read_video(path: str, count: int, height: int, width: int) -> list[Pixels]:
+    if Path(background).suffix.lower() in PICTURES:
+        try:
+            with Image.open(background) as picture:
+                return _cover(picture.convert("RGB"), height, width)[None]
+        except UNREADABLE as error:
+            raise BackgroundError(f"background {background}: cannot be read as a picture ({error})") from error
     try:
-        with av.open(path) as container:
-            frames = []
-            for frame in container.decode(video=0):
-                frames.append(_cover(Image.fromarray(frame.to_ndarray(format="rgb24")), height, width))
-                if len(frames) == count:
-                    break
+        frames = list(itertools.islice(_moments(background, fps), count))
     except (OSError, ValueError, IndexError) as error:
-        raise BackgroundError(f"background {path}: cannot be decoded ({error})") from error
+        raise BackgroundError(f"background {background}: cannot be decoded ({error})") from error
     if not frames:
-        raise BackgroundError(f"background {path}: holds no frame")
-    return frames
+        raise BackgroundError(f"background {background}: holds no frame")
+    plates = [_cover(Image.fromarray(frame), height, width) for frame in frames]
+    return np.stack([plates[i % len(plates)] for i in range(count)])
+
+
+def _moments(path: str, fps: float) -> Iterator[NDArray[np.uint8]]:
+    """What a video shows at 0, 1/fps, 2/fps, ... seconds until it ends: (h, w, 3)."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        beat = 1 / float(stream.average_rate or fps)
+        shown, begin, end, taken = None, None, 0.0, 0
+        for number, frame in enumerate(container.decode(stream)):
+            time = number * beat if frame.time is None else frame.time
+            begin = time if begin is None else begin
+            end = time - begin + beat
+            # The picture before this one is shown up to here; a hair less, for times that are rounded.
+            while shown is not None and taken / fps < time - begin - 1e-3:
+                yield shown.to_ndarray(format="rgb24")
+                taken += 1
+            shown = frame
+        while shown is not None and taken / fps < end - 1e-3:
+            yield shown.to_ndarray(format="rgb24")
+            taken += 1
 
 
 def _cover(picture: Image.Image, height: int, width: int) -> Pixels:

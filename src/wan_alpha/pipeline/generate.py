@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,15 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from .composite import check_background
 from .config import GenerateConfig
-from .image_to_video import ImageError
-from .jobs import Job, missing_files, plan, write_record
-from .loading import quiet_loading
+from .image_to_video import ImageError, check_image_and_base, read_first_frame
+from .jobs import Job, missing_files, plan, replace_record, settings
+from .loading import quiet_loading, read_form
 from .pipeline import AlphaWanPipeline
 from .video import OutputError
 
 log = logging.getLogger(__name__)
-
-# frames, height, width that a base was made for
-DEFAULT_SIZES = {"tiny": (9, 64, 64), "wan2.2-5b": (121, 704, 1280)}
-WAN21_SIZE = (81, 480, 832)
 
 
 class DeviceError(RuntimeError):
@@ -36,16 +34,14 @@ def generate(config: GenerateConfig, console: Console | None = None) -> list[Pat
         All files, new and old.
     """
     console = console or Console()
-    config = with_size(config)
     jobs = plan(config)
-    if (config.image is not None) != (config.task == "i2v"):
-        raise ImageError("task=i2v and image=FILE belong together: give both, or neither")
-    check_writable(Path(config.out))
-    todo = [job for job in jobs if missing_files(job, config)]
+    config = checked(config)
+    wanted = settings(config)
+    todo = [job for job in jobs if missing_files(job, config, wanted)]
     if len(todo) < len(jobs):
         console.print(f"{len(jobs) - len(todo)} of {len(jobs)} videos are there already", highlight=False)
     if todo:
-        make(load(config, console), todo, config, console)
+        make(load(config, console), todo, config, wanted, console)
     files = [path for job in jobs for path in job.files(Path(config.out), list(config.formats)).values()]
     for path in files:
         console.print(f"{size_of(path) / 1024:9,.0f} KiB  {path}", markup=False, highlight=False, soft_wrap=True)
@@ -76,7 +72,9 @@ def load(config: GenerateConfig, console: Console) -> AlphaWanPipeline:
     return pipe
 
 
-def make(pipe: AlphaWanPipeline, jobs: list[Job], config: GenerateConfig, console: Console) -> None:
+def make(
+    pipe: AlphaWanPipeline, jobs: list[Job], config: GenerateConfig, wanted: dict[str, Any], console: Console
+) -> None:
     """Sample, decode and write, with one bar that counts denoising steps."""
     steps = config.num_inference_steps or (4 if pipe.few_step else 50)
     groups = list(batched_jobs(jobs, config.batch_size))
@@ -91,12 +89,12 @@ def make(pipe: AlphaWanPipeline, jobs: list[Job], config: GenerateConfig, consol
 
         for group in groups:
             progress.update(bar, description=group[0].prompt[:40])
-            write(pipe, group, config, sample(pipe, group, config, steps, advance))
+            write(group, config, wanted, sample(pipe, group, config, steps, advance))
 
 
 def sample(pipe: AlphaWanPipeline, group: list[Job], config: GenerateConfig, steps: int, advance: Any) -> list[Any]:
     """The videos of one batch."""
-    assert config.num_frames is not None  # `with_size` has run
+    assert config.num_frames is not None  # `checked` has run
     assert config.height is not None
     assert config.width is not None
     return pipe(
@@ -115,13 +113,13 @@ def sample(pipe: AlphaWanPipeline, group: list[Job], config: GenerateConfig, ste
     )
 
 
-def write(pipe: AlphaWanPipeline, group: list[Job], config: GenerateConfig, videos: list[Any]) -> None:
+def write(group: list[Job], config: GenerateConfig, wanted: dict[str, Any], videos: list[Any]) -> None:
     """The files of one batch; a file that is there is complete."""
     for job, video in zip(group, videos, strict=True):
-        write_record(job, config, dict(video.metadata))
+        replace_record(job, config, wanted, dict(video.metadata))
         edges = config.edges
         cleaned = video.cleaned(edges.threshold, edges.bleed) if edges.threshold or edges.bleed else video
-        for name, path in missing_files(job, config).items():
+        for name, path in missing_files(job, config, wanted).items():
             cleaned.save(path, format=name, overwrite=config.overwrite, background=config.background)
 
 
@@ -130,12 +128,26 @@ def batched_jobs(jobs: list[Job], size: int) -> list[list[Job]]:
     return [jobs[i : i + size] for i in range(0, len(jobs), size)]
 
 
-def with_size(config: GenerateConfig) -> GenerateConfig:
-    """The configuration with the sizes that its base was made for, where none are given."""
-    frames, height, width = DEFAULT_SIZES.get(config.base.path, WAN21_SIZE)
-    config.num_frames = config.num_frames or frames
-    config.height, config.width = config.height or height, config.width or width
-    return config
+def checked(config: GenerateConfig) -> GenerateConfig:
+    """The configuration with the sizes that its base was made for, where none are given.
+
+    Whatever can be wrong with what is given is found here, before a model is loaded.
+
+    Raises:
+        BaseError, SizeError, ImageError, BackgroundError, OutputError: what is wrong, and what to give instead.
+    """
+    if (config.image is not None) != (config.task == "i2v"):
+        raise ImageError("task=i2v and image=FILE belong together: give both, or neither")
+    form = read_form(config.base.path)
+    check_image_and_base(config.image is not None, form.takes_image)
+    frames, height, width = config.num_frames or form.frames, config.height or form.height, config.width or form.width
+    form.check_size(height, width)
+    if config.image is not None:
+        read_first_frame(config.image, height, width)
+    if "mp4" in config.formats:
+        check_background(config.background)
+    check_writable(Path(config.out))
+    return replace(config, num_frames=frames, height=height, width=width)
 
 
 def check_writable(out: Path) -> None:

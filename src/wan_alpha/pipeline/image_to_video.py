@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, nn
 
 from ..models.base import temporal_stride
 from ..models.image_condition import first_frame_mask
 from ..models.image_encoder import ImageEncoder
+from .pictures import UNREADABLE
 
 FirstFrame = str | Path | Image.Image
 
@@ -52,7 +53,7 @@ def read_first_frame(image: FirstFrame, height: int, width: int) -> Image.Image:
         try:
             image = Image.open(image)
             image.load()
-        except (OSError, UnidentifiedImageError) as error:
+        except UNREADABLE as error:
             raise ImageError(f"image {image}: cannot be read as a picture ({error})") from error
     picture = image.convert("RGBA")
     scale = max(width / picture.width, height / picture.height)
@@ -64,19 +65,23 @@ def read_first_frame(image: FirstFrame, height: int, width: int) -> Image.Image:
     return picture.crop((left, top, left + width, top + height))
 
 
+def check_image_and_base(given: bool, takes_image: bool) -> None:
+    """Raise ImageError for an image that the base cannot take, or for none where it needs one."""
+    if takes_image and not given:
+        raise ImageError("this base makes videos from an image: give one, task=i2v image=FILE")
+    if given and not takes_image:
+        raise ImageError("this base makes videos from text only: leave the image out, or take an I2V base")
+
+
 def condition(pipe: Any, image: FirstFrame | None, num_frames: int, height: int, width: int) -> Condition | None:
     """The condition for an I2V base, or None for a text-to-video base.
 
     Raises:
         ImageError: an image for a base that takes none, or none for a base that needs one.
     """
-    extra = pipe.transformer.config.in_channels - pipe.vae.config.z_dim
-    if image is None and not extra:
-        return None
+    check_image_and_base(image is not None, pipe.form.takes_image)
     if image is None:
-        raise ImageError("this base makes videos from an image: give one, task=i2v image=FILE")
-    if extra != 4 + pipe.vae.config.z_dim:
-        raise ImageError("this base makes videos from text only: leave the image out, or take an I2V base")
+        return None
     picture = read_first_frame(image, height, width)
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
     device, dtype = pipe._execution_device, pipe.vae.dtype

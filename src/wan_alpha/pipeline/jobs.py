@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..evaluation.prompts import PromptError, load_prompts
+from ..interop.adapter_files import AdapterPaths, find_adapters
+from ..models.adapters import DESCRIPTION, TENSORS, AdapterError
 from .config import GenerateConfig
-from .names import safe_name
-from .video import FORMATS, OutputError
+from .names import is_text, safe_name
+from .video import FORMATS, OutputError, remove_output
 
 # Where a video's settings differ from those it would be made with now, these keys decide.
-DECISIVE = ("task", "base", "negative_prompt", "image", "adapters", "distill", "preview", "num_frames", "height",
-            "width", "num_inference_steps", "guidance_scale", "shift", "fps", "edges")  # fmt: skip
+DECISIVE = ("task", "base", "negative_prompt", "num_frames", "height", "width", "num_inference_steps",
+            "guidance_scale", "shift", "fps", "edges")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,17 +48,21 @@ def plan(config: GenerateConfig) -> list[Job]:
     """Every video that is asked for, in order.
 
     Raises:
-        PromptError: no prompt, an empty one, or two that would get the same name.
+        PromptError: no prompt, an empty one, one that is no text, or two that would get the same name.
     """
     given = [("", config.prompt)] if config.prompt is not None else []
     given += read_prompts(config.prompts) if config.prompts else []
     if not given:
         raise PromptError('no prompt: give prompt="..." or prompts=FILE')
+    if not is_text(config.negative_prompt or ""):
+        raise PromptError(f"negative_prompt {config.negative_prompt!r} holds bytes that are no text in UTF-8")
     seeds = config.seed if isinstance(config.seed, list) else [config.seed]
     jobs: dict[str, Job] = {}
     for identity, prompt in given:
         if not (prompt or "").strip():
             raise PromptError('the prompt is empty: say what is to be seen, prompt="a parrot flying"')
+        if not is_text(prompt or ""):
+            raise PromptError(f"the prompt {prompt!r} holds bytes that are no text in UTF-8")
         for seed in seeds:
             # An id names its files alone, so that `evaluate.py` finds them; a prompt shares its name with its seeds.
             name = identity if identity and len(seeds) == 1 else f"{identity or safe_name(prompt)}-s{seed}"
@@ -77,43 +85,99 @@ def read_prompts(source: str) -> list[tuple[str, str]]:
 
 
 def settings(config: GenerateConfig) -> dict[str, Any]:
-    """What decides how a video looks, beside prompt and seed; JSON-able."""
-    return {key: value for key, value in json.loads(json.dumps(asdict(config))).items() if key in DECISIVE}
+    """What decides how a video looks, beside prompt and seed; JSON-able.
+
+    The base counts by its name and place; adapters, image and the like by what is in their files.
+    """
+    chosen = {key: value for key, value in json.loads(json.dumps(asdict(config))).items() if key in DECISIVE}
+    return chosen | digests(config.adapters, distill=config.distill, preview=config.preview, image=config.image)
 
 
-def missing_files(job: Job, config: GenerateConfig) -> dict[str, Path]:
-    """The files of a job that are still to be written.
+def digests(adapters: AdapterPaths, **files: str | Path | None) -> dict[str, str | None]:
+    """What is in the files that decide how a video looks: `vae_sha256`, `dit_sha256` and so on, in 16 digits.
+
+    Args:
+        adapters: see `find_adapters`.
+        files: further ones by name; a `distill` takes the place of that of the adapters.
 
     Raises:
-        OutputError: files of that name are there but were made otherwise.
+        AdapterError: one of them is missing or cannot be read.
     """
-    out = Path(config.out)
-    files = job.files(out, list(config.formats))
+    found = find_adapters(adapters)
+    parts = {
+        "vae": found.vae,
+        "dit": found.dit,
+        "dit_2": found.dit_2,
+        **files,
+        "distill": files.get("distill") or found.distill,
+    }
+    return {f"{name}_sha256": _digest(Path(part)) if part else None for name, part in parts.items()}
+
+
+def missing_files(job: Job, config: GenerateConfig, wanted: Mapping[str, Any]) -> dict[str, Path]:
+    """The files of a job that are still to be written; `wanted` is what `settings` gives.
+
+    Raises:
+        OutputError: files of that name are there but were made otherwise, or nothing says how.
+    """
+    files = job.files(Path(config.out), list(config.formats))
+    present = _present(job, config)
+    made = _read_record(job.record(Path(config.out)))
+    if made is None and present.keys() - (files.keys() if config.overwrite else set()):
+        raise OutputError(
+            f"{next(iter(present.values()))} exists, and nothing says how it was made; give another out=, or move it "
+            "away"
+        )
     if config.overwrite:
         return files
-    present = {name: path for name, path in files.items() if path.exists()}
-    if present:
-        made, wanted = _read_record(job.record(out)), {"prompt": job.prompt, "seed": job.seed} | settings(config)
-        if made is None:
-            raise OutputError(
-                f"{next(iter(present.values()))} exists, and nothing says how it was made; give another out="
-            )
-        differing = [f"{k} was {made.get(k)!r}, now {v!r}" for k, v in wanted.items() if made.get(k) != v]
-        if differing:
-            raise OutputError(
-                f"{next(iter(present.values()))} exists, made otherwise: {'; '.join(differing)}. Give another out=, or "
-                "overwrite=true"
-            )
+    if made is not None and present and (differing := _differing(job, config, wanted, made, present)):
+        raise OutputError(
+            f"{next(iter(present.values()))} exists, made otherwise: {'; '.join(differing)}. Give another out=, or "
+            "overwrite=true"
+        )
     return {name: path for name, path in files.items() if name not in present}
 
 
-def write_record(job: Job, config: GenerateConfig, about: dict[str, Any]) -> None:
-    """Say how the video is made, before its first file appears."""
+def replace_record(job: Job, config: GenerateConfig, wanted: Mapping[str, Any], about: dict[str, Any]) -> None:
+    """Say how the video is made, before its first file appears; files that were made otherwise go."""
     record = job.record(Path(config.out))
-    content = {"prompt": job.prompt, "seed": job.seed, **settings(config), "made_with": about}
+    made, present = _read_record(record), _present(job, config)
+    if present and (made is None or _differing(job, config, wanted, made, present)):
+        for path in present.values():
+            remove_output(path)
+    background = config.background if "mp4" in config.formats else (made or {}).get("background")
+    content = {"prompt": job.prompt, "seed": job.seed, **wanted, "background": background, "made_with": about}
     partial = record.with_name(f".{record.name}.tmp")
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, record)
+
+
+def _present(job: Job, config: GenerateConfig) -> dict[str, Path]:
+    """The files of a job that are there, in any format."""
+    return {name: path for name, path in job.files(Path(config.out), list(FORMATS)).items() if path.exists()}
+
+
+def _differing(
+    job: Job, config: GenerateConfig, wanted: Mapping[str, Any], made: Mapping[str, Any], present: Mapping[str, Path]
+) -> list[str]:
+    """What a record says otherwise; the background counts for mp4 alone."""
+    now = {"prompt": job.prompt, "seed": job.seed, **wanted}
+    if "mp4" in present and "mp4" in config.formats:
+        now["background"] = config.background
+    return [f"{key} was {made.get(key)!r}, now {value!r}" for key, value in now.items() if made.get(key) != value]
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of the files of an adapters' folder."""
+    files = [path / DESCRIPTION, path / TENSORS] if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    try:
+        for file in files:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    except OSError as error:
+        raise AdapterError(f"{path} cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()[:16]
 
 
 def _read_record(record: Path) -> dict[str, Any] | None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.utils.logging import disable_progress_bar as disable_parts_bar
 from transformers.utils.logging import disable_progress_bar as disable_weights_bar
 
 from ..interop.weights import CheckpointError, read_weights
 from ..models.base import HUB, BaseError, locate_base
+from ..models.form import BaseForm
 from ..models.tiny_decoder import TinyDecoder
 
 log = logging.getLogger(__name__)
@@ -52,19 +55,39 @@ def locate_pipeline(base: str | Path) -> str:
         BaseError: there is none; says what it is and how large.
     """
     where = locate_base(base)
-    folder = Path(where)
-    if folder.exists():
-        parts = [name for name in ("transformer", "text_encoder", "tokenizer", "scheduler", "vae")
-                 if not (folder / name).is_dir()]  # fmt: skip
-        if parts:
-            raise BaseError(
-                f"base {str(base)!r} at {folder} has no {', '.join(parts)}: to generate, a base needs all five "
-                f"folders of diffusers' layout. {_where_to_get()}"
-            )
+    if Path(where).exists():
+        _check_complete(base, Path(where))
     else:
         size = f", {SIZES_GB[str(base)]} GB" if str(base) in SIZES_GB else ""
         log.warning("base %s: %s%s, is fetched from the hub unless it is there already", base, where, size)
     return where
+
+
+def read_form(base: str | Path) -> BaseForm:
+    """The form of a complete base, from its configuration files alone.
+
+    Raises:
+        BaseError: as `locate_pipeline`, or they cannot be fetched.
+    """
+    where = locate_base(base)
+    if Path(where).exists():
+        _check_complete(base, Path(where))
+    try:
+        vae = AutoencoderKLWan.load_config(where, subfolder="vae")
+        transformer = WanTransformer3DModel.load_config(where, subfolder="transformer")
+    except (OSError, ValueError) as error:
+        raise missing_base(base, error) from error
+    return BaseForm.of(vae, transformer)
+
+
+def _check_complete(base: str | Path, folder: Path) -> None:
+    parts = [name for name in ("transformer", "text_encoder", "tokenizer", "scheduler", "vae")
+             if not (folder / name).is_dir()]  # fmt: skip
+    if parts:
+        raise BaseError(
+            f"base {str(base)!r} at {folder} has no {', '.join(parts)}: to generate, a base needs all five folders of "
+            f"diffusers' layout. {_where_to_get()}"
+        )
 
 
 def missing_base(base: str | Path, error: Exception) -> BaseError:

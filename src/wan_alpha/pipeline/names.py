@@ -10,6 +10,15 @@ LONGEST = 60  # bytes: file systems allow 255, and suffixes follow
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
+def is_text(text: str) -> bool:
+    """Whether it can be written in UTF-8: a shell passes on any bytes, and those that are none come as surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def safe_name(text: str) -> str:
     """A prompt as a file name without suffix: letters and digits of any script, in lower case, joined by hyphens.
 

@@ -15,6 +15,8 @@ from PIL import Image, PngImagePlugin
 from .containers import durations
 from .pixels import Pixels, linear_light, premultiplied, to_8_bit
 
+# What Pillow raises for a file that is no picture, broken, cut off, or far too large.
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _IMAGE_DESCRIPTION = 0x010E  # Exif
 SEQUENCE_METADATA = "video.json"
 

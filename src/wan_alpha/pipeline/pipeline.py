@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,14 @@ from ..interop.adapter_files import DIT_FILES, AdapterFiles, AdapterPaths, find_
 from ..interop.dit_adapters import merge_into, read_dit_adapter, read_metadata
 from ..interop.dit_formats import adapter_tensors
 from ..interop.official_vae import load_rgba_vae
-from ..interop.weights import CheckpointError
+from ..interop.weights import CheckpointError, StoredWeights, weight_names
 from ..models.adapters import AdapterError
-from ..models.base import SizeError, frame_rate
+from ..models.base import frame_rate
 from ..models.dit_adapters import check_fits, own_header
+from ..models.form import BaseForm
 from ..models.image_encoder import ImageEncoder
 from ..models.text import MAX_TOKENS, warn_of_cuts
+from .batch import batch
 from .codec import RgbaCodec
 from .image_to_video import FirstFrame, condition, conditioned
 from .loading import load_preview, locate_pipeline, missing_base
@@ -97,30 +98,37 @@ class AlphaWanPipeline(WanPipeline):
         files = find_adapters(adapters)
         if distill is not None:
             files = replace(files, distill=Path(distill))
+        _check_readable(files)
         where = locate_pipeline(base)
         components = {"image_encoder": None, "image_processor": None} | components
         tiny = None if preview is None else load_preview(preview)
         try:
-            vae = load_rgba_vae(base, files.vae, vae_dtype)
-            pipe = super().from_pretrained(where, vae=vae.base, dtype=dtype, **components)
+            vae = load_rgba_vae(base, files.vae)
+            components["vae"] = vae.base
+            where = where if Path(where).is_dir() else str(cls.download(where, **components))
+            pipe = super().from_pretrained(where, dtype=dtype, **components)
         except AdapterError:
             raise
         except (OSError, ValueError) as error:
             raise missing_base(base, error) from error
-        pipe.register_modules(vae=RgbaCodec(vae, merge))  # only now: diffusers loads models of its own classes only
+        # Only now: diffusers loads models of its own classes only.  Cast after merging.
+        pipe.register_modules(vae=RgbaCodec(vae, merge).to(vae_dtype))
         if pipe.transformer.config.image_dim is not None and pipe.image_encoder is None:
             image = ImageEncoder.from_pretrained(where)
             pipe.register_modules(image_encoder=image.encoder, image_processor=image.processor)
         pipe.vae.use_preview(tiny)
-        pipe._put_on(files, merge)
+        pipe._put_on(files, merge, None if "transformer" in components else Path(where))
         # Names only: files travel, and the folders of whoever made them are nobody's business.
         used = {"vae": files.vae, "dit": files.dit, "dit_2": files.dit_2, "distill": files.distill,
                 "preview": None if preview is None else Path(preview)}  # fmt: skip
         pipe.adapters = {"base": Path(base).name} | {k: _short(v) for k, v in used.items() if v is not None}
         return pipe
 
-    def _put_on(self, files: AdapterFiles, merge: bool) -> None:
-        """DoRA first, then the distillation LoRA, onto the transformer; onto a base's two experts, each its own."""
+    def _put_on(self, files: AdapterFiles, merge: bool, stored: Path | None) -> None:
+        """DoRA first, then the distillation LoRA, onto the transformer; onto a base's two experts, each its own.
+
+        `stored` is the base's folder, whose weights were not cast; None where a transformer was given.
+        """
         if self.transformer_2 is None and files.dit_2 is not None:
             raise AdapterError(f"{files.dit_2} is for transformer_2, a base's expert for low noise; this base has none")
         if self.transformer_2 is not None and files.distill is not None:
@@ -133,11 +141,14 @@ class AlphaWanPipeline(WanPipeline):
             if dit is None:
                 log.warning("no adapters of the DiT: %s is the plain base's, which knows nothing of alpha", expert)
             stack = {name: path for name, path in (("rgba", dit), ("distill", files.distill)) if path is not None}
-            names |= self._put_on_expert(expert, stack, merge).keys()
+            weights = {} if stored is None else StoredWeights(stored / expert)
+            names |= self._put_on_expert(expert, stack, merge, weights).keys()
         if names:
             self.set_adapters(sorted(names, reverse=True))  # rgba, distill
 
-    def _put_on_expert(self, expert: str, stack: dict[str, Path], merge: bool) -> dict[str, Path]:
+    def _put_on_expert(
+        self, expert: str, stack: dict[str, Path], merge: bool, stored: Mapping[str, Tensor]
+    ) -> dict[str, Path]:
         """One transformer's adapters; returns those that were kept apart."""
         transformer = getattr(self, expert)
         weights = transformer.state_dict()
@@ -148,7 +159,7 @@ class AlphaWanPipeline(WanPipeline):
         for path in stack.values():
             check_fits(transformer, own_header(read_metadata(path)), path)
         if merge:
-            merge_into(transformer, [(adapter, 1.0) for adapter in read.values()])
+            merge_into(transformer, [(adapter, 1.0) for adapter in read.values()], stored)
             return {}
         for name, adapter in read.items():
             # Further differences (LightX2V's diff_b) are what diffusers' own reader understands.
@@ -167,7 +178,7 @@ class AlphaWanPipeline(WanPipeline):
         width: int = 832,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        seed: int | Sequence[int] = 0,
+        seed: int | Sequence[int] | None = None,
         shift: float | None = None,
         sigmas: Sequence[float] | None = None,
         fps: float | None = None,
@@ -183,30 +194,37 @@ class AlphaWanPipeline(WanPipeline):
             num_frames: T = 1 + 4k; others are rounded, with a notice.
             height, width: pixels, multiples of 16 (32 for Wan2.2-5B).
             num_inference_steps, guidance_scale: None means 50 and 5.0, or for a distilled model 4 and 1.0.
-            seed: one number for every prompt, or one per prompt; a video does not depend on the others of its batch.
+            seed: one number for every prompt, or one per prompt; None is 0.  A video does not depend on the others of
+                its batch.  Where a prompt gives several videos (`num_videos_per_prompt`), the next ones have seed + 1,
+                seed + 2, ...
             shift: timestep shift of the schedule; None is the base's own, or 5 for a distilled model.
             sigmas: explicit noise levels instead of the scheduler's; a distilled model has its own.
             fps: frames per second that files are to have; None is the base's.
             image: first frame of the video, for bases that take one.
             output_type: `video`, or `latent` for the normalised latents.
-            options: everything else that WanPipeline takes (callbacks, `max_sequence_length`, ...).
+            options: everything else that WanPipeline takes (callbacks, `max_sequence_length`, `generator` instead of a
+                seed, ...).
 
         Returns:
-            A `Video`, or a list of them if `prompt` is a list; with output_type=`latent`, latents (B, z, T', h, w).
+            A `Video`, or a list of them, prompt after prompt, if `prompt` is a list or more than one is made; with
+            output_type=`latent`, latents (B, z, T', h, w).  With return_dict=False, a tuple that holds that alone.
+
+        Raises:
+            ValueError: seeds, prompts and negative prompts differ in number, or a seed and a generator are given.
+            SizeError, ImageError: this base cannot make such videos.
         """
+        in_tuple = not options.pop("return_dict", True)
         num_frames = self.round_frames(num_frames)
-        self.check_size(height, width)
+        self.form.check_size(height, width)
         steps = num_inference_steps or (DISTILLED_STEPS if self.few_step else 50)
         guidance = guidance_scale if guidance_scale is not None else (1.0 if self.few_step else 5.0)
         if sigmas is None and self.few_step:
             sigmas = distilled_sigmas(steps, DISTILLED_SHIFT if shift is None else shift)
             shift = None
-        count = len(prompt) if isinstance(prompt, list) else 1
         warn_of_cuts(self.tokenizer, (prompt, negative_prompt), options.get("max_sequence_length", MAX_TOKENS))
-        seeds = [int(seed)] * count if isinstance(seed, int) else [int(s) for s in seed]
-        if len(seeds) != count:
-            raise ValueError(f"{len(seeds)} seeds for {count} prompts: give one for all, or one each")
-        options.setdefault("generator", [torch.Generator("cpu").manual_seed(s) for s in seeds])
+        asked = batch(prompt, negative_prompt, seed, options)
+        if options.get("generator") is None:
+            options["generator"] = [torch.Generator("cpu").manual_seed(about["seed"]) for about in asked]
         given = condition(self, image, num_frames, height, width)
         with explicit_sigmas(self.scheduler, sigmas), flow_shift(self.scheduler, shift), conditioned(self, given):
             latents = (
@@ -217,39 +235,36 @@ class AlphaWanPipeline(WanPipeline):
                 .frames
             )
         if output_type == "latent":
-            return latents
-        prompts = prompt if isinstance(prompt, list) else [prompt]
-        about = {"negative_prompt": negative_prompt, "steps": steps, "guidance_scale": guidance, **self.adapters}
+            return (latents,) if in_tuple else latents
+        made_with = {"steps": steps, "guidance_scale": guidance, **self.adapters}
         rgb, alpha = self.decode(latents)
         videos = [
-            Video(rgb[i : i + 1], alpha[i : i + 1], fps or self.fps, {"prompt": p or "", "seed": s, **about})
-            for i, (p, s) in enumerate(zip(prompts, seeds, strict=True))
+            Video(rgb[i : i + 1], alpha[i : i + 1], fps or self.fps, about | made_with) for i, about in enumerate(asked)
         ]
-        return videos if isinstance(prompt, list) else videos[0]
+        result = videos if isinstance(prompt, list) or len(videos) > 1 else videos[0]
+        return (result,) if in_tuple else result
 
     def decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised latents (B, z, T', h, w) -> rgb (B, 3, T, H, W) in [-1, 1] and alpha (B, 1, T, H, W) in [0, 1]."""
+        """Normalised latents (B, z, T', h, w) -> rgb (B, 3, T, H, W) in [-1, 1] and alpha (B, 1, T, H, W) in [0, 1].
+
+        Both are in main memory, in float32.
+        """
         z = self.vae.alpha_vae.denormalize(latents.to(self._execution_device, self.vae.dtype))
         rgb, alpha = self.vae.decode(z)
         self.maybe_free_model_hooks()
-        return rgb.float().cpu(), alpha.float().cpu()
+        return rgb, alpha
+
+    @property
+    def form(self) -> BaseForm:
+        """Which sizes this base takes, and was made for."""
+        return BaseForm.of(self.vae.config, self.transformer.config)
 
     def round_frames(self, num_frames: int) -> int:
         """The nearest 1 + 4k, with a notice if that is another number."""
-        if num_frames < 1:
-            raise ValueError(f"num_frames={num_frames}: at least 1")
-        stride = self.vae_scale_factor_temporal
-        rounded = 1 + stride * max(0, round((num_frames - 1) / stride))
+        rounded = self.form.nearest_length(num_frames)
         if rounded != num_frames:
-            log.warning("num_frames=%d is not 1 + %dk; making %d frames", num_frames, stride, rounded)
+            log.warning("num_frames=%d is not 1 + %dk; making %d frames", num_frames, self.form.stride, rounded)
         return rounded
-
-    def check_size(self, height: int, width: int) -> None:
-        """Raise SizeError unless the transformer's patches cover frames of this size."""
-        step = math.lcm(16, self.vae_scale_factor_spatial * self.transformer.config.patch_size[1])
-        if height % step or width % step or min(height, width) < step:
-            near = " x ".join(str(step * max(1, round(side / step))) for side in (height, width))
-            raise SizeError(f"frames are {height} x {width}; this base takes multiples of {step}, for example {near}")
 
     @property
     def fps(self) -> float:
@@ -264,3 +279,12 @@ class AlphaWanPipeline(WanPipeline):
 def _short(path: Path) -> str:
     """The last two parts of a path, or one if the last says enough."""
     return path.name if path.name not in ("adapters", "vae", "dit", *DIT_FILES) else "/".join(path.parts[-2:])
+
+
+def _check_readable(files: AdapterFiles) -> None:
+    """Before gigabytes are loaded: what goes onto the transformer can be opened."""
+    try:
+        for path in filter(None, (files.dit, files.dit_2, files.distill)):
+            weight_names(path)
+    except CheckpointError as error:
+        raise AdapterError(f"adapters: {error}") from error

@@ -54,9 +54,17 @@ def spans(length: int, tile: int, halo: int) -> list[Span]:
     ]
 
 
+def to_host(x: Tensor, dtype: torch.dtype | None = torch.float32) -> Tensor:
+    """In main memory; None keeps the precision."""
+    return x.to("cpu", dtype)
+
+
 @torch.no_grad()
 def decode_tiled(vae: AutoencoderKLWan, z: Tensor, decoder: WanDecoder3d, tile: int, halo: int) -> Tensor:
     """Decode raw latents (B, z, T', h, w) tile by tile to (B, 3, 1+4(T'-1), H, W), about [-1, 1], not clamped.
+
+    The result is in main memory in float32, and so is what the mid-block gave, until a tile needs its part of a frame:
+    on the latent's device, memory grows with neither the length of the clip nor, but for the mid-block, its frames.
 
     Args:
         vae: its post-quant convolution and its sizes.
@@ -64,16 +72,16 @@ def decode_tiled(vae: AutoencoderKLWan, z: Tensor, decoder: WanDecoder3d, tile: 
         tile: side of a tile in latent cells.
         halo: cells read around it; from `exact_halo` on there is no seam, below it the error is small and measured.
     """
-    features = list(_mid_features(vae, decoder, z))
+    features = [to_host(feature, None) for feature in _mid_features(vae, decoder, z)]
     scale = spatial_stride(vae)
     frames = 1 + 4 * (z.shape[2] - 1)
-    video = z.new_empty(z.shape[0], 3, frames, z.shape[3] * scale, z.shape[4] * scale)
+    video = torch.empty(z.shape[0], 3, frames, z.shape[3] * scale, z.shape[4] * scale)
     for rows in spans(z.shape[3], tile, halo):
         for columns in spans(z.shape[4], tile, halo):
             first = 0
-            for chunk in _decode_tile(vae, decoder, features, rows, columns):
+            for chunk in _decode_tile(vae, decoder, features, rows, columns, z.device):
                 pixels = [slice(s.keep.start * scale, s.keep.stop * scale) for s in (rows, columns)]
-                video[:, :, first : first + chunk.shape[2], pixels[0], pixels[1]] = chunk
+                video[:, :, first : first + chunk.shape[2], pixels[0], pixels[1]] = to_host(chunk)
                 first += chunk.shape[2]
     return video
 
@@ -89,7 +97,12 @@ def _mid_features(vae: AutoencoderKLWan, decoder: WanDecoder3d, z: Tensor) -> It
 
 
 def _decode_tile(
-    vae: AutoencoderKLWan, decoder: WanDecoder3d, features: list[Tensor], rows: Span, columns: Span
+    vae: AutoencoderKLWan,
+    decoder: WanDecoder3d,
+    features: list[Tensor],
+    rows: Span,
+    columns: Span,
+    device: torch.device,
 ) -> Iterator[Tensor]:
     """The kept pixels of one tile: one frame, then four per further latent frame."""
     cache = FeatureCache(decoder)
@@ -97,7 +110,7 @@ def _decode_tile(
     kept = [slice(s.offset * scale, (s.offset + s.keep.stop - s.keep.start) * scale) for s in (rows, columns)]
     for t, whole in enumerate(features):
         cache.rewind()
-        x = whole[..., rows.read, columns.read]
+        x = whole[..., rows.read, columns.read].to(device)
         for block in decoder.up_blocks:
             x = block(x, feat_cache=cache.features, feat_idx=cache.index, first_chunk=t == 0)
         x = cache.conv(decoder.conv_out, decoder.nonlinearity(decoder.norm_out(x)))

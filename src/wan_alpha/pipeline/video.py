@@ -94,11 +94,8 @@ class Video:
         kind = FORMATS[format_of(path, format)]
         if not overwrite and path.exists() and not (path.is_dir() and not any(path.iterdir())):
             raise OutputError(f"{path} exists; give another name, or overwrite=True to replace it")
-        if path.is_dir() and any(path.iterdir()) and not (path / SEQUENCE_METADATA).exists():
-            raise OutputError(
-                f"{path} is a folder with other files in it, not frames written before; give another name"
-            )
-        pixels = self.pixels() if kind is not FORMATS["mp4"] else composite(self.pixels(), background)
+        _refuse_other_files(path)
+        pixels = self.pixels() if kind is not FORMATS["mp4"] else composite(self.pixels(), background, self.fps)
         partial = path.with_name(f".{path.name}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,6 +134,24 @@ def format_of(path: Path, format: str | None = None) -> str:
     if FORMATS[name].suffix and path.suffix.lower() != FORMATS[name].suffix:
         raise OutputError(f"{path}: format {name} is written as {FORMATS[name].suffix}")
     return name
+
+
+def remove_output(path: Path) -> None:
+    """Remove what `save` wrote.
+
+    Raises:
+        OutputError: it is a folder with other files in it, or cannot be removed.
+    """
+    _refuse_other_files(path)
+    try:
+        _remove(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be removed: {error.strerror or error}") from error
+
+
+def _refuse_other_files(path: Path) -> None:
+    if path.is_dir() and any(path.iterdir()) and not (path / SEQUENCE_METADATA).exists():
+        raise OutputError(f"{path} is a folder with other files in it, not frames written before; give another name")
 
 
 def _remove(path: Path) -> None:

@@ -18,12 +18,16 @@ from ..models.codecs import WHOLE_CLIP
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of all tensors that are made inside the `with` block, now and at most.
 
+    Args:
+        device: count those on this kind of device alone.
+
     Attributes:
         now, peak: bytes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str | None = None) -> None:
         super().__init__()
+        self.device = device
         self.now = self.peak = 0
         self._alive: dict[int, weakref.ref[Any]] = {}
 
@@ -31,7 +35,7 @@ class LiveBytes(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         if not func.is_view:
             for leaf in tree_leaves(out):
-                if isinstance(leaf, Tensor):
+                if isinstance(leaf, Tensor) and self.device in (None, leaf.device.type):
                     self._note(leaf.untyped_storage())
         return out
 
