@@ -162,12 +162,13 @@ def main() -> None:
         return
     model = codec(args)
     error = None if args.device == "meta" else seams(args)
-    ways = {"stream": LENGTHS, "decode": LENGTHS, "tiled": LENGTHS, "whole": WHOLE_LENGTHS}
+    ways = {"decode": LENGTHS, "tiled": LENGTHS, "whole": WHOLE_LENGTHS}
     if args.device != "cuda":
         model = model.to("meta")
     memory = {way: {str(n): device_peak(args, model, way, n) for n in lengths} for way, lengths in ways.items()}
     resident = None if args.device != "cpu" else {
-        way: {str(n): resident_in_its_own_process(args, way, n) for n in ways[way]} for way in ("stream", "whole")
+        way: {str(n): resident_in_its_own_process(args, way, n) for n in lengths}
+        for way, lengths in (("stream", LENGTHS), ("whole", WHOLE_LENGTHS))
     }  # fmt: skip
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     result = {

@@ -318,7 +318,11 @@ def test_bytes_that_are_no_text_are_refused_in_a_sentence(config: GenerateConfig
     """A shell passes on any bytes; Python reads those that are no UTF-8 as lone surrogates."""
     bad = os.fsdecode(b"a \xff parrot")
     (tmp_path / "list.json").write_text('{"one": "a \\ud800 parrot"}')
-    for change in ({"prompt": bad}, {"prompt": "a", "negative_prompt": bad}, {"prompts": str(tmp_path / "list.json")}):
+    changes: list[dict[str, Any]] = [{"prompts": str(tmp_path / "list.json")}, {"prompt": bad}]
+    changes += [
+        {"prompt": "a", key: value} for key, value in (("negative_prompt", bad), ("out", bad), ("adapters", [bad]))
+    ]
+    for change in changes:
         with pytest.raises(PromptError, match="holds bytes that are no text"):
             generate(replace(config, **change), QUIET)
     assert composed(f"prompt={bad}").prompt == bad

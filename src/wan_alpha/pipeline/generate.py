@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from .composite import check_background
 from .config import GenerateConfig
 from .image_to_video import ImageError, check_image_and_base, read_first_frame
-from .jobs import Job, missing_files, plan, replace_record, settings
+from .jobs import Job, missing_files, plan, refuse_bytes, replace_record, settings
 from .loading import quiet_loading, read_form
 from .pipeline import AlphaWanPipeline
 from .video import OutputError
@@ -34,6 +34,7 @@ def generate(config: GenerateConfig, console: Console | None = None) -> list[Pat
         All files, new and old.
     """
     console = console or Console()
+    refuse_bytes(config)
     jobs = plan(config)
     config = checked(config)
     wanted = settings(config)

@@ -54,8 +54,6 @@ def plan(config: GenerateConfig) -> list[Job]:
     given += read_prompts(config.prompts) if config.prompts else []
     if not given:
         raise PromptError('no prompt: give prompt="..." or prompts=FILE')
-    if not is_text(config.negative_prompt or ""):
-        raise PromptError(f"negative_prompt {config.negative_prompt!r} holds bytes that are no text in UTF-8")
     seeds = config.seed if isinstance(config.seed, list) else [config.seed]
     jobs: dict[str, Job] = {}
     for identity, prompt in given:
@@ -70,6 +68,18 @@ def plan(config: GenerateConfig) -> list[Job]:
                 raise PromptError(f"two prompts would both be called {name!r}: {jobs[name].prompt!r} and {prompt!r}")
             jobs[name] = Job(name, prompt, seed)
     return list(jobs.values())
+
+
+def refuse_bytes(config: GenerateConfig) -> None:
+    """A shell passes on any bytes as a prompt or a name; those that are no text cannot be shown, encoded or written.
+
+    Raises:
+        PromptError: names the key.
+    """
+    for key, value in asdict(config).items():
+        for text in value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not is_text(text):
+                raise PromptError(f"{key}={text!r} holds bytes that are no text in UTF-8")
 
 
 def read_prompts(source: str) -> list[tuple[str, str]]:
