@@ -90,7 +90,9 @@ def _moments(path: str, fps: float) -> Iterator[NDArray[np.uint8]]:
     with av.open(path) as container:
         stream = container.streams.video[0]
         beat = 1 / float(stream.average_rate or fps)
-        shown, begin, end, taken = None, None, 0.0, 0
+        shown: av.VideoFrame | None = None
+        begin: float | None = None
+        end, taken = 0.0, 0
         for number, frame in enumerate(container.decode(stream)):
             time = number * beat if frame.time is None else frame.time
             begin = time if begin is None else begin

@@ -141,7 +141,7 @@ class AlphaWanPipeline(WanPipeline):
             if dit is None:
                 log.warning("no adapters of the DiT: %s is the plain base's, which knows nothing of alpha", expert)
             stack = {name: path for name, path in (("rgba", dit), ("distill", files.distill)) if path is not None}
-            weights = {} if stored is None else StoredWeights(stored / expert)
+            weights: Mapping[str, Tensor] = {} if stored is None else StoredWeights(stored / expert)
             names |= self._put_on_expert(expert, stack, merge, weights).keys()
         if names:
             self.set_adapters(sorted(names, reverse=True))  # rgba, distill
