@@ -50,7 +50,7 @@ def build(args: argparse.Namespace, form: dict[str, Any]) -> WanTransformer3DMod
     finally:
         torch.set_default_dtype(before)
     dit.requires_grad_(False).train()
-    add_dit_adapters(dit, args.rank, args.rank)
+    add_dit_adapters(dit, args.rank, args.rank, lean=not form["checkpointing"])
     if form["fp8"]:
         kept = ("patch_embedding", "condition_embedder", "norm", "lora_")
         dit.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16, skip_modules_pattern=kept)

@@ -70,7 +70,10 @@ def measured_mib(architecture: dict[str, Any], shape: StepShape) -> tuple[float,
 
 def run(transformer: WanTransformer3DModel, shape: StepShape) -> None:
     """Two steps as in training: AdamW over the adapters and an average of them."""
-    trained = list(add_dit_adapters(transformer, shape.rank, shape.rank, shape.kind).values())  # type: ignore[arg-type]
+    lean = not shape.checkpointing
+    trained = list(
+        add_dit_adapters(transformer, shape.rank, shape.rank, shape.kind, lean).values()  # type: ignore[arg-type]
+    )
     if shape.checkpointing:
         transformer.enable_gradient_checkpointing()
     optimiser = torch.optim.AdamW(trained)

@@ -43,7 +43,8 @@ def step_seconds(architecture: dict, shape: StepShape) -> float:
     """Of a forward and a backward pass; the first is not counted."""
     torch.manual_seed(0)
     transformer = WanTransformer3DModel(**architecture)
-    add_dit_adapters(transformer, shape.rank, shape.rank, shape.kind)  # type: ignore[arg-type]
+    lean = not shape.checkpointing
+    add_dit_adapters(transformer, shape.rank, shape.rank, shape.kind, lean)  # type: ignore[arg-type]
     if shape.checkpointing:
         transformer.enable_gradient_checkpointing()
     x, timestep = torch.randn(shape.latent), torch.rand(shape.latent[0])

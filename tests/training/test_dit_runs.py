@@ -36,6 +36,7 @@ SMALL = [
     "trainer.log_every_n_steps=2", "trainer.checkpoint_every_n_steps=1", "trainer.val_every_n_steps=4",
     "callbacks.progress=false", "callbacks.panels=false",
 ]  # fmt: skip
+SHORT = ["trainer.max_steps=4", "trainer.val_every_n_steps=2"]
 FULL = ["model.adapter.kind=full", "model.vae_adapters=null"]
 
 
@@ -46,14 +47,22 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def small(base: Path, clips: Path, run_dir: Path, *overrides: str) -> list[str]:
     places = [f"base.path={base}", f"data.root={clips}", f"run_dir={run_dir}", f"model.vae_adapters={base}"]
-    return [*SMALL, *places, *overrides]
+    other_data = any(option.startswith("data=") for option in overrides)  # Hydra takes a group once
+    return [*(option for option in SMALL if not (other_data and option == "data=clips")), *places, *overrides]
 
 
-@pytest.mark.parametrize("kind", ["dora", "full"])
+@pytest.mark.parametrize("kind", ["dora", "full", "latents", "shifted", "i2v"])
 def test_killed_and_continued_is_the_same_run(kind: str, base: Path, clips: Path, tmp_path: Path) -> None:
-    more = FULL if kind == "full" else []
-    train(*small(base, clips, tmp_path / "whole", *more))
-    command = small(base, clips, tmp_path / "killed", *more)
+    root, short = clips, [*SHORT, "model.variants=0"]
+    more = {"dora": [], "full": FULL, "latents": ["data=latents", "model.captions=plain", *SHORT],
+            "shifted": ["model.noise=shifted", *short], "i2v": ["model.task=i2v", *short]}[kind]  # fmt: skip
+    if kind == "latents":
+        root = tmp_path / "latents"
+        encode(Options(clips, root, str(base), str(base), variants=1, height=16, width=16, val_clips=2))
+    if kind == "i2v":
+        base = write_image_transformer(shutil.copytree(base, tmp_path / "base"))
+    train(*small(base, root, tmp_path / "whole", *more))
+    command = small(base, root, tmp_path / "killed", *more)
     assert doomed("after the backward pass", 3, *command).code == SIGKILL
     train(*command)
     state, expected = last_state(tmp_path / "killed"), last_state(tmp_path / "whole")
@@ -135,7 +144,7 @@ def test_two_stages_in_a_row(base: Path, clips: Path, tmp_path: Path) -> None:
         "model.adapter.rank=8", "optim.lr=0.01", "optim.decay_share=0", "trainer.max_steps=24",
         "trainer.val_every_n_steps=2", "trainer.checkpoint_every_n_steps=24",
     ]  # fmt: skip
-    train(*(option for option in small(base, clips, dit, *more) if option != "data=clips"))
+    train(*small(base, clips, dit, *more))
     held_out = [float(row["val/loss"]) for row in rows(dit) if row.get("val/loss")]
     assert held_out[-1] < held_out[0] - 0.01
     pipe = AlphaWanPipeline.from_pretrained(base, dit)

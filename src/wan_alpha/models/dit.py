@@ -78,7 +78,7 @@ def compile_blocks(transformer: WanTransformer3DModel) -> None:
 
 def load_scheduler(base: str | Path) -> UniPCMultistepScheduler:
     """The base's scheduler as UniPC for flows, which the paper samples with; the timestep shift is the base's."""
-    config = UniPCMultistepScheduler.load_config(locate_base(base), subfolder="scheduler")
+    config: Any = UniPCMultistepScheduler.load_config(locate_base(base), subfolder="scheduler")
     if "flow_shift" not in config and "shift" in config:  # of FlowMatchEuler and its kin
         return new_scheduler(float(config["shift"]))
     return UniPCMultistepScheduler.from_config(config)
@@ -90,8 +90,9 @@ def noise_range(base: str | Path, expert: Expert) -> tuple[float, float]:
     Raises:
         BaseError: the base's model_index.json does not say where its experts take turns.
     """
+    index: Any
     try:
-        index = dict(DiffusionPipeline.load_config(locate_base(base)))
+        index = DiffusionPipeline.load_config(locate_base(base))
     except OSError:  # a transformer without a pipeline around it
         index = {}
     boundary = index.get("boundary_ratio")

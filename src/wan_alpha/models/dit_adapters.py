@@ -189,8 +189,7 @@ def own_header(header: Mapping[str, str]) -> dict[str, Any]:
         AdapterError: the entry is there, and damaged.
     """
     try:
-        own = json.loads(header.get(OWN_KEY, "{}"))
-        return {} | own
+        return dict(json.loads(header.get(OWN_KEY, "{}")))
     except (ValueError, TypeError) as error:
         raise AdapterError(f"the header of the adapters is damaged: {OWN_KEY} is {header[OWN_KEY]!r}") from error
 

@@ -134,7 +134,7 @@ class AlphaWanPipeline(WanPipeline):
         if self.transformer_2 is not None and files.distill is not None:
             raise AdapterError("distill= is for bases with one transformer; this one has two experts")
         self.few_step = files.distill is not None
-        names = set()
+        names: set[str] = set()
         for expert, dit in (("transformer", files.dit), ("transformer_2", files.dit_2)):
             if getattr(self, expert) is None:
                 continue

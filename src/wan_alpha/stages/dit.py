@@ -217,9 +217,12 @@ class AlphaDiTModule(StageModule):
     def encode_prompts(self, captions: Sequence[str]) -> Prompts:
         """Embeddings of captions, padded as the transformer is to see them."""
         trained = self.settings.adapter == "full"
-        grad = torch.set_grad_enabled(torch.is_grad_enabled() and trained)
         # A frozen encoder computes as data_prep.encode does, whatever the precision of the step.
-        with grad, torch.autocast(self.device.type, enabled=trained and torch.is_autocast_enabled(self.device.type)):
+        mixed = trained and torch.is_autocast_enabled(self.device.type)
+        with (
+            torch.set_grad_enabled(torch.is_grad_enabled() and trained),
+            torch.autocast(self.device.type, enabled=mixed),
+        ):
             found = self.text(captions, None if self.settings.fold_padding else MAX_TOKENS)
         return Prompts(found.embeddings.to(self.device).float(), found.lengths.to(self.device))
 
