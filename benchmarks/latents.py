@@ -77,8 +77,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="assets/fluent-sample")
     parser.add_argument("--frames", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--batches", type=int, default=4, help="in a turn")
+    parser.add_argument("--batch", type=int, default=8, help="samples in a batch")
+    parser.add_argument("--batches", type=int, default=2, help="in a turn")
     parser.add_argument("--turns", type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
