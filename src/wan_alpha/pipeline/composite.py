@@ -37,7 +37,8 @@ def composite(pixels: Pixels, background: str = "checkerboard", fps: float = 16.
     Returns:
         (T, H, W, 3) in [0, 1].
     """
-    below = _background(background, *pixels.shape[:3], fps)
+    count, height, width = pixels.shape[:3]
+    below = _background(background, count, height, width, fps)
     alpha = pixels[..., 3:]
     return pixels[..., :3] * alpha + below * (1 - alpha)
 
@@ -99,12 +100,16 @@ def _moments(path: str, fps: float) -> Iterator[NDArray[np.uint8]]:
             end = time - begin + beat
             # The picture before this one is shown up to here; a hair less, for times that are rounded.
             while shown is not None and taken / fps < time - begin - 1e-3:
-                yield shown.to_ndarray(format="rgb24")
+                yield _rgb(shown)
                 taken += 1
             shown = frame
         while shown is not None and taken / fps < end - 1e-3:
-            yield shown.to_ndarray(format="rgb24")
+            yield _rgb(shown)
             taken += 1
+
+
+def _rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
 
 
 def _cover(picture: Image.Image, height: int, width: int) -> Pixels:
