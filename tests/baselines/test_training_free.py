@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from wan_alpha.baselines.alfie import AlfieGenerator, cut, trimap
 from wan_alpha.baselines.attention_maps import record
 from wan_alpha.baselines.interface import Sampling, UnknownSystemError
 from wan_alpha.baselines.matting import MattingGenerator, colour_key, load_matting, unmix
-from wan_alpha.baselines.registry import Setting, load_generator
+from wan_alpha.baselines.registry import Setting, load_generator, sampling_with
+from wan_alpha.baselines.transpixeler import PUBLISHED
 from wan_alpha.baselines.wan_sampler import WanSampler
 from wan_alpha.data.media import probe
 from wan_alpha.evaluating.record import RecordError
@@ -146,6 +148,9 @@ def test_baselines_by_name_and_what_they_refuse(base: Path) -> None:
         load_generator("alfi", setting)
     with pytest.raises(UnknownSystemError, match="alfie takes nothing"):
         load_generator("alfie=3", setting)
+    asked = replace(setting, asked={"steps": 7})
+    assert sampling_with("transpixeler=a,b", asked) == replace(PUBLISHED, steps=7)  # of its own base
+    assert sampling_with("matting", asked) == SAMPLING
     with pytest.raises(SizeError):
         load_generator("matting", Setting(str(base), Sampling(6, 32, 32), torch.device("cpu")))
 
@@ -159,6 +164,9 @@ def test_evaluation_makes_and_measures_the_videos_of_two_baselines(base: Path, t
     ]  # fmt: skip
     summary = evaluate(prompts, tmp_path / "out", *command)
     assert list(summary["systems"]) == ["alfie", "key"]
+    made = summary["facts"]["generators"]["alfie"]
+    assert (made["system"], made["seed"]) == ("alfie", 0)
+    assert made["sampling"] == {"num_frames": 5, "height": 32, "width": 32, "steps": 2, "guidance": 5.0}
     assert summary["clips"] == ["p1", "p2"]
     videos = tmp_path / "out" / "videos"
     assert probe(videos / "key" / "p1.mkv").num_frames == 5
@@ -176,4 +184,7 @@ def test_ours_and_a_baseline_stand_side_by_side_on_the_shipped_base(tmp_path: Pa
     prompts.write_text('{"p1": "a parrot"}')
     command = ["base=tiny", "generators.ours=tiny", "generators.key=matting", "sampling.num_frames=5"]
     command += ["sampling.height=32", "sampling.width=32", "sampling.num_inference_steps=1", "device=cpu"]
-    assert list(evaluate(prompts, tmp_path / "out", *command)["systems"]) == ["ours", "key"]
+    summary = evaluate(prompts, tmp_path / "out", *command)
+    assert list(summary["systems"]) == ["ours", "key"]
+    made = summary["facts"]["generators"]["ours"]  # what was not given, too
+    assert (made["system"], made["steps"], made["guidance_scale"], made["seed"]) == ("tiny", 1, 5.0, 0)

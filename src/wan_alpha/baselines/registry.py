@@ -103,12 +103,12 @@ def _paired(argument: str, setting: Setting) -> Generator:
 
 
 def _transpixeler(argument: str, setting: Setting) -> Generator:
-    from wan_alpha.baselines.transpixeler import PUBLISHED, TransPixelerGenerator
+    from wan_alpha.baselines.transpixeler import TransPixelerGenerator
 
     base, comma, weights = argument.partition(",")
     if not comma:
         raise UnknownSystemError("transpixeler: give transpixeler=COGVIDEOX_DIR,WEIGHTS_FILE")
-    sampling = replace(PUBLISHED, **setting.asked)
+    sampling = sampling_with("transpixeler", setting)
     return TransPixelerGenerator.load(base, weights, sampling, setting.device, setting.dtype)
 
 
@@ -119,6 +119,14 @@ GENERATORS: dict[str, Callable[[str, Setting], Generator]] = {
     "transpixeler": _transpixeler,
 }
 """Name -> (what stands behind `name=`, setting) -> a generator."""
+
+
+def sampling_with(system: str, setting: Setting) -> Sampling:
+    """How a generator samples: TransPixeler's open model has a base of its own, and so published values of its own."""
+    from wan_alpha.baselines.transpixeler import PUBLISHED
+
+    own = system.partition("=")[0] == "transpixeler"
+    return replace(PUBLISHED, **setting.asked) if own else setting.sampling
 
 
 def is_generator(system: str) -> bool:

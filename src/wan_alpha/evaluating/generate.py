@@ -30,7 +30,7 @@ from ..evaluation.vbench import read_results, write_prompts, write_video
 from ..evaluation.videos import Shape, System, VideoError, common_shape, open_system, read
 from ..lineage import Piece, folder_piece
 from .config import EvaluateConfig
-from .generators import make_videos
+from .generators import how_made, make_videos
 from .publish import publish
 from .record import begin, write_bytes, write_results, write_text
 from .study import write_study
@@ -64,6 +64,7 @@ def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
         raise VideoError("no prompt could be measured:\n  " + "\n  ".join(problems))
     summary = summarise(scores, config.seed)
     tell(summary, systems, prompts, common, scores, shape, problems)
+    summary.facts |= {"generators": how_made(config, out)} if config.generators else {}
     if config.networks.fvd:
         add_fvd(summary, systems, common, shape, config, device)
     Console().print(terminal_table(summary, f"{len(summary.clips)} prompts of {config.prompts}"))

@@ -12,7 +12,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..baselines import Sampling
-from ..baselines.registry import Setting, is_generator, load_generator
+from ..baselines.registry import Setting, is_generator, load_generator, sampling_with
 from ..data.media import write_ffv1
 from ..evaluation.prompts import Prompt
 from .config import EvaluateConfig
@@ -67,13 +67,15 @@ def by_baseline(system: str, name: str, config: EvaluateConfig, prompts: Sequenc
     from .run import choose_device
 
     device, sampling = choose_device(config.device), sampling_of(config)
-    made = {"system": system, "base": config.base.path, "seed": config.seed, "sampling": asdict(sampling)}
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    setting = Setting(config.base.path, sampling, device, dtype, asked(config))
+    used = asdict(sampling_with(system, setting))
+    made = {"system": system, "base": config.base.path, "seed": config.seed, "sampling": used}
     check_made(folder.with_name(f"{folder.name}.made.json"), made, folder)
     todo = [p for p in prompts if not (folder / f"{p.id}.mkv").exists()]
     if not todo:
         return
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    generator = load_generator(system, Setting(config.base.path, sampling, device, dtype, asked(config)))
+    generator = load_generator(system, setting)
     folder.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
@@ -101,6 +103,20 @@ def asked(config: EvaluateConfig) -> dict[str, Any]:
     named = {"num_frames": s.num_frames, "height": s.height, "width": s.width, "steps": s.num_inference_steps,
              "guidance": s.guidance_scale}  # fmt: skip
     return {key: value for key, value in named.items() if value is not None}
+
+
+def how_made(config: EvaluateConfig, out: Path) -> dict[str, dict[str, Any]]:
+    """generator -> what its videos were made with, defaults included, as their files say."""
+    found = {}
+    for name, system in config.generators.items():
+        folder = out / "videos" / name
+        if is_generator(system):
+            found[name] = json.loads(folder.with_name(f"{name}.made.json").read_text())
+            continue
+        about = json.loads(min(folder.glob("*.json")).read_text())
+        shape = {key: about[key] for key in ("num_frames", "height", "width")}
+        found[name] = {"system": system} | shape | {k: v for k, v in about["made_with"].items() if k != "prompt"}
+    return found
 
 
 def sampling_of(config: EvaluateConfig) -> Sampling:
