@@ -110,6 +110,20 @@ def test_composites_have_no_figures_of_alpha(tmp_path: Path, prompts: Path) -> N
     assert "| – |" in (tmp_path / "out" / "table.md").read_text()
 
 
+def test_a_folder_with_alpha_in_some_videos_is_compared_on_those_alone(tmp_path: Path, prompts: Path) -> None:
+    ours = write_system(tmp_path / "ours", frames(0), frames(2))
+    theirs = write_system(tmp_path / "theirs", frames(0))
+    (theirs / "002.mp4").write_bytes(encode(frames(2), "libx264", "yuv444p", "mp4"))
+    summary = run(prompts, tmp_path / "out", f"videos.ours={ours}", f"videos.theirs={theirs}", "align.how=native")
+    rows = summary["systems"]
+    assert rows["ours"]["temporal_flickering"]["count"] == 2
+    assert rows["ours"]["edge_width"] == rows["theirs"]["edge_width"]  # the same clip
+    assert rows["ours"]["edge_width"]["count"] == 1
+    note = next(f for f in summary["failures"] if f.startswith("only 1 of 2 clips count for "))
+    assert "alpha edge width, px" in note
+    assert "temporal flickering" not in note
+
+
 def test_videos_that_differ_are_refused_or_resampled_on_request(tmp_path: Path, prompts: Path) -> None:
     a = write_system(tmp_path / "a", frames(), frames())
     b = tmp_path / "b"

@@ -45,9 +45,14 @@ class Summary:
 
 
 def summarise(scores: Scores, seed: int = 0) -> Summary:
-    """Means over the clips that every system has; a figure that failed on one of them has no mean, only a count."""
+    """Means over the clips that every system has; a figure that failed on one of them has no mean, only a count.
+
+    A figure that a system has on some of those clips only (its other videos have no alpha) counts on these clips alone,
+    for all systems that have it.
+    """
     common = scores.common_clips()
     chosen = set(common)
+    counting = _counting(scores, common)
     summary = Summary(systems={}, clips=common)
     categories = sorted({score.category for score in scores if score.clip in chosen})
     for system in scores.systems():
@@ -55,9 +60,10 @@ def summarise(scores: Scores, seed: int = 0) -> Summary:
         if rest:
             summary.left_out[system] = rest
         rows = {
-            c: _values(scores, system, [clip for clip in common if _of(scores, system, clip) == c]) for c in categories
+            c: _values(scores, system, [clip for clip in common if _of(scores, system, clip) == c], counting)
+            for c in categories
         }
-        names = scores.figures(system)
+        names = [name for name in scores.figures(system) if name in counting]
         summary.systems[system] = {
             name: estimate([value for c in categories for value in rows[c].get(name, [])], seed) for name in names
         }
@@ -68,6 +74,7 @@ def summarise(scores: Scores, seed: int = 0) -> Summary:
             for c in categories:
                 summary.categories.setdefault(c, {})[system] = {n: estimate(v, seed) for n, v in rows[c].items()}
         summary.failures += _failures(scores, system, common)
+    summary.failures += _partly(counting, common)
     return summary
 
 
@@ -94,13 +101,37 @@ def _of(scores: Scores, system: str, clip: str) -> str:
     return score.category if score else ""
 
 
-def _values(scores: Scores, system: str, clips: list[str]) -> dict[str, list[float]]:
+def _counting(scores: Scores, common: list[str]) -> dict[str, list[str]]:
+    """figure -> the common clips on which every system has it that has it on any of them."""
+    found: dict[str, list[str]] = {}
+    for system in scores.systems():
+        own = {clip: score.figures for clip in common if (score := scores.get(system, clip))}
+        for name in dict.fromkeys(name for figures in own.values() for name in figures):
+            found[name] = [clip for clip in found.get(name, common) if name in own[clip]]
+    return found
+
+
+def _partly(counting: dict[str, list[str]], common: list[str]) -> list[str]:
+    """What counts on some of the common clips only, figures with the same clips together."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name, clips in counting.items():
+        groups.setdefault(tuple(clips), []).append(figure(name).heading)
+    return [
+        f"only {len(clips)} of {len(common)} clips count for {', '.join(names)}, as a system lacks them on others"
+        for clips, names in groups.items()
+        if len(clips) < len(common)
+    ]
+
+
+def _values(scores: Scores, system: str, clips: list[str], counting: dict[str, list[str]]) -> dict[str, list[float]]:
     """figure -> values over clips."""
     values: dict[str, list[float]] = {}
+    chosen = {name: set(those) for name, those in counting.items()}
     for clip in clips:
         score = scores.get(system, clip)
         for name, value in score.figures.items() if score else ():
-            values.setdefault(name, []).append(value)
+            if clip in chosen[name]:
+                values.setdefault(name, []).append(value)
     return values
 
 
