@@ -13,6 +13,7 @@ and OUT.png.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -51,8 +52,8 @@ PROMPTS = Path("benchmarks/dit_prompts.yaml")
 SEEDS = (0, 1, 2)
 RATES = (1e-3, 2e-3)
 STEPS, GUIDANCE = 20, 4.0
-SHOWN = 6
-"""Prompts of the picture: the first so many."""
+SHOWN = 4
+"""Prompts of the picture: the first so many of each category."""
 
 
 @dataclass(frozen=True)
@@ -231,19 +232,17 @@ def page(answers: Sequence[dict[str, Any]], trained: Mapping[str, Sequence[dict[
 
 
 def picture(folder: Path, title: str) -> Image.Image:
-    """The middle frame of the first prompts by every method, one row each, on a checkerboard."""
+    """The middle frame of some prompts of every category, a row for each method, on a checkerboard."""
     prompts = load_prompts(str(ROOT / PROMPTS))
-    chosen = [*prompts[:SHOWN], *[p for p in prompts if p.category != prompts[0].category][:SHOWN]]
+    categories = dict.fromkeys(p.category for p in prompts)
+    chosen = [p for category in categories for p in [p for p in prompts if p.category == category][:SHOWN]]
     tiles, captions = [], []
-    for group in (chosen[:SHOWN], chosen[SHOWN:]):
-        for method in METHODS:
-            for prompt in group:
-                file = folder / method / f"{prompt.id}.mkv"
-                frames = read_frames(file, count=probe(file).num_frames)
-                rgba = torch.from_numpy(frames.copy()).permute(3, 0, 1, 2).float() / 255
-                tiles.append(on_checkerboard(rgba[:3] * 2 - 1, rgba[3:], 128))
-                captions.append(f"{method}: {prompt.text}")
-    pages = gallery(tiles, captions, columns=SHOWN, title=title)
+    for method, prompt in itertools.product(METHODS, chosen):
+        file = folder / method / f"{prompt.id}.mkv"
+        rgba = torch.from_numpy(read_frames(file, count=probe(file).num_frames)).permute(3, 0, 1, 2).float() / 255
+        tiles.append(on_checkerboard(rgba[:3] * 2 - 1, rgba[3:], 128))
+        captions.append(f"{method}: {prompt.text} ({prompt.category})")
+    pages = gallery(tiles, captions, columns=len(chosen), title=title)
     return Image.fromarray(pages[len(pages) // 2])
 
 

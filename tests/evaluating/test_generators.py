@@ -16,6 +16,7 @@ from wan_alpha.command import validated
 from wan_alpha.data.media import write_ffv1
 from wan_alpha.evaluating.config import EvaluateConfig
 from wan_alpha.evaluating.run import evaluate
+from wan_alpha.evaluation.networks import CLIP_MEAN, CLIP_STD, ClipScore
 from wan_alpha.evaluation.prompts import Prompt
 from wan_alpha.evaluation.videos import VideoError, common_shape, open_system, read
 
@@ -150,12 +151,15 @@ def test_missing_clips_are_listed_and_only_common_ones_count(tmp_path: Path, pro
     a = write_system(tmp_path / "a", frames(), frames(1))
     b = write_system(tmp_path / "b", frames())
     write_ffv1(frames(), 12, b / "other.mkv")
+    write_ffv1(frames(1), 12, b / "001_seed2.mkv")
     summary = run(prompts, tmp_path / "out", f"videos.a={a}", f"videos.b={b}")
     assert summary["clips"] == ["001"]
     assert summary["left_out"] == {"a": ["002"]}
     assert summary["systems"]["a"] == summary["systems"]["b"]
     assert "b: no video for 1 of 2 prompts: 002" in summary["failures"]
     assert "b: videos that answer no prompt: other" in summary["failures"]
+    assert any(f.endswith("001_seed2.mkv: a second video for prompt 001; the first one is measured")
+               for f in summary["failures"])  # fmt: skip
 
 
 def test_empty_folders_and_folders_that_answer_nothing_are_refused(tmp_path: Path, prompts: Path) -> None:
@@ -232,6 +236,27 @@ def test_fvd_and_clip_score_with_networks_given_by_path(tmp_path: Path, prompts:
     assert summary["systems"]["good"]["fvd"]["mean"] < summary["systems"]["dim"]["fvd"]["mean"]
     assert summary["facts"]["fvd"]["network"].startswith("video.pt, sha256 ")
     assert 0 <= summary["systems"]["good"]["clip_score"]["mean"] <= 100
+
+
+def test_the_clip_score_grows_as_a_picture_comes_closer_to_the_text(tmp_path: Path) -> None:
+    score = ClipScore(str(tiny_clip(tmp_path / "clip")), torch.device("cpu"))
+    tokens = score.tokenizer("a disc", return_tensors="pt")
+    picture = torch.full((1, 3, 32, 32), 0.5, requires_grad=True)
+    optimiser = torch.optim.Adam([picture], lr=0.05)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+    for _ in range(20):
+        output = score.model(pixel_values=(picture.clamp(0, 1) - mean) / std, **tokens)
+        optimiser.zero_grad()
+        (-torch.cosine_similarity(output.image_embeds, output.text_embeds)).sum().backward()
+        optimiser.step()
+    cosine = torch.cosine_similarity(output.image_embeds, output.text_embeds).item()
+    found = (picture.detach().clamp(0, 1)[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)[None]
+    grey = np.full_like(found, 128)
+    assert score(found, "a disc") == pytest.approx(max(0, 100 * cosine), abs=2)
+    assert score(found, "a disc") > score(grey, "a disc") + 1
+    assert score(np.concatenate([found, grey]), "a disc") == pytest.approx(
+        (score(found, "a disc") + score(grey, "a disc")) / 2, abs=1e-3
+    )
 
 
 def tiny_clip(folder: Path) -> Path:

@@ -67,8 +67,9 @@ def test_four_neighbours_connect_and_corners_do_not():
     true[:2, :2] = 1
     true[2, 2] = 1  # touches the block by a corner only
     pred = true.copy()
-    pred[2, 2] = 0.5
-    assert connectivity_error(pred, true) == pytest.approx(0.5 / 1000)
+    pred[2, 2] = 0.1
+    # l is 0 there: phi(true) = 1 - 1, and phi(pred) = 1, as 0.1 is below theta.  Connected, l would be 0.1: 0.9 / 1000.
+    assert connectivity_error(pred, true) == pytest.approx(1 / 1000)
 
 
 def test_dtssd_by_hand():
@@ -90,6 +91,8 @@ def test_messddt_forgives_an_error_that_moves_along():
     staying = np.maximum(alpha, 0.3 * (alpha[0] > 0.5))
     assert messddt(riding, alpha, grey) < messddt(flickering(alpha, 0.3), alpha, grey)
     assert messddt(riding, alpha, grey) < messddt(staying, alpha, grey) * 2
+    nothing_moves = np.zeros_like(grey)
+    assert messddt(riding, alpha, grey) < messddt(riding, alpha, nothing_moves) / 2
     still = np.ones((2, 40, 40))
     pred = still.copy()
     pred[1] = 0.5  # error 0, then 0.25, and nothing moves

@@ -117,7 +117,7 @@ def _partly(counting: dict[str, list[str]], common: list[str]) -> list[str]:
     for name, clips in counting.items():
         groups.setdefault(tuple(clips), []).append(figure(name).heading)
     return [
-        f"only {len(clips)} of {len(common)} clips count for {', '.join(names)}, as a system lacks them on others"
+        f"only {len(clips)} of {len(common)} clips count for {', '.join(names)}: not every system has it on the others"
         for clips, names in groups.items()
         if len(clips) < len(common)
     ]
