@@ -45,7 +45,7 @@ def test_device_memory_does_not_grow_with_the_clip(way: str) -> None:
         assert (rgb.device.type, rgb.shape[2], alpha.dtype) == ("cpu", 4 * length - 3, torch.float32)
         peaks[length] = live.peak - 2 * z.nbytes  # normalised and through the post-quant convolution
     assert peaks[3] > 10_000
-    assert peaks[5] <= 1.02 * peaks[3]
+    assert peaks[5] <= peaks[3] + 1024
 
 
 def test_a_preview_decoder_stands_in_for_both(caplog: pytest.LogCaptureFixture) -> None:
