@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from diffusers import UniPCMultistepScheduler
@@ -85,7 +85,7 @@ def build_timesteps(config: RunConfig, model: AlphaDiTConfig, scheduler: UniPCMu
     """The distribution of t; what is not given is the base's: the scheduler's shift, the expert's noise levels."""
     given = asdict(model.timesteps)
     if model.timesteps.shift is None:
-        given["shift"] = float(scheduler.config["flow_shift"])
+        given["shift"] = float(cast(Any, scheduler).config["flow_shift"])
     low, high = model.timesteps.range or noise_range(config.base.path, model.expert)
     return Timesteps(**(given | {"range": (low, high)}))
 
