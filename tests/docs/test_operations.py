@@ -147,7 +147,7 @@ def test_the_wandb_sweeps_have_valid_keys_and_a_metric_that_is_logged(name: str)
     assert sweep["metric"]["name"] == "val/soft/psnr"  # as tests/test_config.py finds it in metrics.csv
 
 
-@pytest.mark.parametrize(("name", "jobs"), [("ablation_dit", 4), ("ablation_vae", 3), ("merge_init", 2)])
+@pytest.mark.parametrize(("name", "jobs"), [("ablation_dit", 4), ("ablation_vae", 3), ("merge_init", 6)])
 def test_ablations_are_ready_sweeps(name: str, jobs: int) -> None:
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         tree: DictConfig = hydra.compose("train", [f"experiment={name}"], return_hydra_config=True)

@@ -72,12 +72,12 @@ def test_two_ranks_are_one_larger_batch(wan22: Path, clips: Path, tmp_path: Path
 def test_a_sweep_runs_and_becomes_a_plot(wan22: Path, clips: Path, tmp_path: Path) -> None:
     """What `experiment=merge_init` promises: one command, a directory per job, a plot of them all."""
     arguments = [a for a in small(wan22, clips, tmp_path, "trainer.val_every_n_steps=1") if "run_dir" not in a]
-    sweep = ["-m", "experiment=merge_init", "model.merge.init=base,random", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    sweep = ["-m", "experiment=merge_init", "seed=0,1", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     command(*sweep, *arguments, "trainer.max_steps=2")
     merge_init.main(str(tmp_path / "sweep"), tmp_path)
     runs = json.loads((tmp_path / "merge_init.json").read_text())["runs"]
-    assert {init: [int(row["step"]) for row in rows] for init, rows in runs.items()} == {
-        "base": [1, 2],
-        "random": [1, 2],
+    assert {init: [[row["step"] for row in rows] for rows in seeds] for init, seeds in runs.items()} == {
+        "base": [[1, 2], [1, 2]],
+        "random": [[1, 2], [1, 2]],
     }
     assert (tmp_path / "merge_init.png").stat().st_size > 10_000
