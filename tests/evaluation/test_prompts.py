@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -67,17 +71,62 @@ def test_mistakes_are_named(text: str, message: str, tmp_path: Path) -> None:
         load_prompts(str(tmp_path / "p.json"))
 
 
-def test_transpixelers_list_is_fetched_once_checked_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    published = tmp_path / "published.json"
-    published.write_text(json.dumps({"001": "a stand-in for the published list"}))
+class Published(BaseHTTPRequestHandler):
+    """A project page that has a list of the published one's form; `cut` breaks the connection in the middle of it."""
+
+    content = json.dumps({"001": "a stand-in for the published list", "002": "another"}, indent=4).encode()
+    requests: ClassVar[list[str]] = []
+    cut = False
+
+    def do_GET(self) -> None:
+        self.requests.append(self.path)
+        self.send_response(200 if self.path == "/text_to_rgba.json" else 404)
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content[: 20 if self.cut else None])
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Published]]:
+    """Served on this machine, in the place of the project's page."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "TRANSPIXELER_URL", published.as_uri())
-    with pytest.raises(PromptError, match="expected bb69e240"):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Published) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setattr(module, "TRANSPIXELER_URL", f"http://127.0.0.1:{server.server_port}/text_to_rgba.json")
+        monkeypatch.setattr(Published, "requests", [])
+        yield Published
+        server.shutdown()
+
+
+def test_transpixelers_list_is_fetched_once_checked_and_kept(
+    page: type[Published], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "cache" / "wan-alpha" / module.TRANSPIXELER_FILE
+    with pytest.raises(PromptError, match=r"what http://127.* gives has sha256 .*expected bb69e240"):
         load_prompts("transpixeler")
-    monkeypatch.setattr(module, "TRANSPIXELER_SHA256", hashlib.sha256(published.read_bytes()).hexdigest())
-    assert [p.id for p in load_prompts("transpixeler")] == ["001"]
-    published.unlink()
-    assert [p.id for p in load_prompts("transpixeler")] == ["001"]  # from the cache
-    (tmp_path / "cache" / "wan-alpha" / module.TRANSPIXELER_FILE).unlink()
+    assert not kept.exists()  # a portal's page is not the list for ever
+    monkeypatch.setattr(module, "TRANSPIXELER_SHA256", hashlib.sha256(page.content).hexdigest())
+    for _ in range(2):
+        assert [p.id for p in load_prompts("transpixeler")] == ["001", "002"]
+    assert page.requests == ["/text_to_rgba.json"] * 2  # refused once, fetched once, then from the cache
+    kept.write_bytes(b"{}")
+    with pytest.raises(PromptError, match=r"text_to_rgba.json has sha256 .* remove the file"):
+        load_prompts("transpixeler")
+    assert len(page.requests) == 2
+
+
+@pytest.mark.parametrize("trouble", ["cut", "gone", "refused"])
+def test_a_list_that_cannot_be_fetched_is_asked_for(
+    trouble: str, page: type[Published], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "cut", trouble == "cut")
+    if trouble == "gone":
+        monkeypatch.setattr(module, "TRANSPIXELER_URL", module.TRANSPIXELER_URL + "5")
+    if trouble == "refused":
+        monkeypatch.setattr(module, "TRANSPIXELER_URL", "http://127.0.0.1:9/text_to_rgba.json")
     with pytest.raises(PromptError, match=r"cannot fetch .* prompts=PATH/text_to_rgba\.json"):
         load_prompts("transpixeler")
+    assert not (tmp_path / "cache").exists()

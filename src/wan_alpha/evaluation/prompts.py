@@ -8,6 +8,7 @@ import json
 import os
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -132,23 +133,29 @@ def _fetched() -> Path:
     """TransPixeler's list in the user's cache, fetched when absent; its sha256 is checked either way."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "wan-alpha"
     file = cache / TRANSPIXELER_FILE
-    if not file.exists():
-        try:
-            with urllib.request.urlopen(TRANSPIXELER_URL, timeout=30) as answer:
-                content = answer.read()
-        except OSError as error:
-            raise PromptError(
-                f"prompts=transpixeler: cannot fetch {TRANSPIXELER_URL} ({error}). Without a network, give the file: "
-                "prompts=PATH/text_to_rgba.json"
-            ) from error
-        cache.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{file.name}.tmp")
-        partial.write_bytes(content)
-        os.replace(partial, file)
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if file.exists():
+        _check_published(file.read_bytes(), f"{file} has", "remove the file, or look at it and give its path as")
+        return file
+    try:
+        with urllib.request.urlopen(TRANSPIXELER_URL, timeout=30) as answer:
+            content: bytes = answer.read()
+    except (OSError, HTTPException) as error:
+        raise PromptError(
+            f"prompts=transpixeler: cannot fetch {TRANSPIXELER_URL} ({error}). Without a network, give the file: "
+            "prompts=PATH/text_to_rgba.json"
+        ) from error
+    _check_published(content, f"what {TRANSPIXELER_URL} gives has", "look at it and give a copy as")
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.tmp")
+    partial.write_bytes(content)
+    os.replace(partial, file)
+    return file
+
+
+def _check_published(content: bytes, what: str, advice: str) -> None:
+    found = hashlib.sha256(content).hexdigest()
     if found != TRANSPIXELER_SHA256:
         raise PromptError(
-            f"prompts=transpixeler: {file} has sha256 {found}, expected {TRANSPIXELER_SHA256}; the published list may "
-            "have changed: remove the file, or look at it and give its path as prompts=FILE"
+            f"prompts=transpixeler: {what} sha256 {found}, expected {TRANSPIXELER_SHA256}; the published list may "
+            f"have changed: {advice} prompts=FILE"
         )
-    return file
