@@ -16,7 +16,7 @@ from wan_alpha.command import validated
 from wan_alpha.data.media import write_ffv1
 from wan_alpha.evaluating.config import EvaluateConfig
 from wan_alpha.evaluating.run import evaluate
-from wan_alpha.evaluation.networks import CLIP_MEAN, CLIP_STD, ClipScore
+from wan_alpha.evaluation.networks import CLIP_MEAN, CLIP_STD, ClipScore, VideoFeatures
 from wan_alpha.evaluation.prompts import Prompt
 from wan_alpha.evaluation.videos import VideoError, common_shape, open_system, read
 
@@ -257,6 +257,36 @@ def test_the_clip_score_grows_as_a_picture_comes_closer_to_the_text(tmp_path: Pa
     assert score(np.concatenate([found, grey]), "a disc") == pytest.approx(
         (score(found, "a disc") + score(grey, "a disc")) / 2, abs=1e-3
     )
+
+
+def test_fvd_goes_on_where_it_was(tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Means(torch.nn.Module):
+        def forward(self, video: torch.Tensor) -> torch.Tensor:
+            return video.to(torch.float32).mean((2, 3, 4))
+
+    torch.jit.script(Means()).save(str(tmp_path / "video.pt"))
+    a, reference = (write_system(tmp_path / name, frames(), frames(1)) for name in ("a", "reference"))
+    command = [f"videos.a={a}", f"networks.fvd={tmp_path / 'video.pt'}", f"networks.reference={reference}"]
+    seen: list[int] = []
+    call = VideoFeatures.__call__
+
+    def counted(self: VideoFeatures, video: np.ndarray) -> torch.Tensor:
+        seen.append(len(video))
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return call(self, video)
+
+    monkeypatch.setattr(VideoFeatures, "__call__", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(prompts, tmp_path / "out", *command)
+    summary = run(prompts, tmp_path / "out", *command)
+    assert len(seen) == 5  # three are kept of four videos
+    assert summary["systems"]["a"]["fvd"]["mean"] == pytest.approx(0, abs=1e-3)
+    run(prompts, tmp_path / "out", *command)
+    assert len(seen) == 5
+    write_ffv1(frames(2), 12, reference / "001.mkv")  # another reference is measured anew
+    assert run(prompts, tmp_path / "out", *command)["systems"]["a"]["fvd"]["mean"] > 1e-3
+    assert len(seen) == 6
 
 
 def tiny_clip(folder: Path) -> Path:

@@ -13,23 +13,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..data.errors import MediaError
-from ..data.media import Pair
 from ..data.premultiplied import looks_premultiplied, straighten
 from ..data.resize import Frames
 from ..evaluation.formats import terminal_table
-from ..evaluation.frechet import Moments, describe_file, frechet_distance
 from ..evaluation.generation import measure
 from ..evaluation.judge import Judge
-from ..evaluation.networks import ClipScore, VideoFeatures
+from ..evaluation.networks import ClipScore
 from ..evaluation.players import make_player
 from ..evaluation.prompts import Prompt, load_prompts
 from ..evaluation.scores import Score, Scores
-from ..evaluation.statistics import Estimate
 from ..evaluation.summary import Summary, summarise
 from ..evaluation.vbench import read_results, write_prompts, write_video
 from ..evaluation.videos import Shape, System, VideoError, common_shape, open_system, read
 from ..lineage import Piece, folder_piece
 from .config import EvaluateConfig
+from .fvd import add_fvd, video_bytes
 from .generators import how_made, make_videos
 from .publish import publish
 from .record import begin, write_bytes, write_results, write_text
@@ -66,7 +64,8 @@ def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
     tell(summary, systems, prompts, common, scores, shape, problems)
     summary.facts |= {"generators": how_made(config, out)} if config.generators else {}
     if config.networks.fvd:
-        add_fvd(summary, systems, common, shape, config, device)
+        counted = [p.id for p in common if p.id in set(summary.clips)]
+        add_fvd(summary, systems, counted, shape, config, device, out)
     Console().print(terminal_table(summary, f"{len(summary.clips)} prompts of {config.prompts}"))
     write_results(out, summary, scores)
     publish(out, summary, scores, config, "Generated transparency, side by side", pieces(config))
@@ -85,15 +84,7 @@ def pieces(config: EvaluateConfig) -> list[Piece]:
 
 def fingerprint(system: System) -> dict[str, int]:
     """Bytes of each video: enough to notice that a folder has changed since it was measured."""
-    return {i: sum(_bytes(part) for part in _parts(video.media)) for i, video in sorted(system.videos.items())}
-
-
-def _parts(media: Path | Pair) -> Sequence[Path]:
-    return media if isinstance(media, Pair) else (media,)
-
-
-def _bytes(path: Path) -> int:
-    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    return {i: video_bytes(video.media) for i, video in sorted(system.videos.items())}
 
 
 def measure_all(
@@ -195,27 +186,3 @@ def exchange_with_vbench(folder: Path, systems: Sequence[System], prompts: Seque
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-
-
-def add_fvd(
-    summary: Summary, systems: Sequence[System], prompts: Sequence[Prompt], shape: Shape | None,
-    config: EvaluateConfig, device: torch.device,
-) -> None:  # fmt: skip
-    """FVD of every system to the reference clips, all on mid-grey; a figure of the set, in one pass at the end."""
-    assert config.networks.reference is not None
-    assert config.networks.fvd is not None
-    network = VideoFeatures(config.networks.fvd, device)
-    files = sorted(p for p in Path(config.networks.reference).iterdir() if not p.name.startswith("."))
-    asked = [Prompt(f.stem if f.is_file() else f.name, "-") for f in files]
-    reference = open_system("reference", Path(config.networks.reference), asked)
-    truth = Moments()
-    for video in reference.videos.values():
-        truth.add(network(read(video, shape)))
-    for s in systems:
-        moments = Moments()
-        for p in prompts:
-            moments.add(network(read(s.videos[p.id], shape)))
-        distance = frechet_distance(moments, truth)
-        nan = float("nan")
-        summary.systems[s.name]["fvd"] = Estimate(distance, nan, nan, moments.count, int(distance != distance))
-    summary.facts["fvd"] = {"network": describe_file(config.networks.fvd), "reference clips": truth.count}
