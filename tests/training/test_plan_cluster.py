@@ -117,6 +117,13 @@ def test_the_report_states_what_it_assumes(planned: None, capsys: pytest.Capture
         assert words in shown, words
 
 
+@pytest.mark.parametrize("cluster", [[], ["cluster.gpu=h100"]])
+def test_what_is_not_planned_is_said(cluster: list[str], planned: None, capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(compose("stage=dit", "trainer=fsdp_cp", "trainer.context_ranks=4", *cluster)[0])
+    shown = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert shown.count("trainer.context_ranks=4 is not known here: each GPU is counted with whole clips") == 1
+
+
 def test_a_global_batch_is_shared(planned: None, capsys: pytest.CaptureFixture[str]) -> None:
     print_plan(compose("data.global_batch=32", "cluster.gpu=h100", "cluster.gpus=8")[0])
     assert "global batch 32" in re.sub(r"\s+", " ", capsys.readouterr().out)

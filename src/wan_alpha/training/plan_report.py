@@ -26,7 +26,7 @@ def print_plan(config: RunConfig) -> None:
     for line in (
         f"trained: {plan.trained / 1e6:.2f} million numbers; a step of each device: "
         f"{plan.flops * accumulate / 1e12:.4g} TFLOP (matrix products, without what checkpointing computes again)",
-        *notes(plan),
+        *notes(config, plan),
     ):
         console.print(line, highlight=False)
     if config.cluster.gpu is None:
@@ -48,14 +48,17 @@ def _share_batch(config: RunConfig) -> None:
     config.data.batch_size = wanted // ranks
 
 
-def notes(plan: Plan) -> list[str]:
+def notes(config: RunConfig, plan: Plan) -> list[str]:
     """What a plan leaves out."""
-    if "encoding a batch" not in plan.parts:
-        return []
+    encoded = "encoding a batch" in plan.parts
+    divided = config.trainer.context_ranks
     return [
         "every batch is encoded anew before the step: what that takes beyond the step's activations and working space "
         "is counted, its time and FLOPs are not; data=latents has none"
-    ]
+    ] * encoded + [
+        f"trainer.context_ranks={divided} is not known here: each GPU is counted with whole clips, though it will have "
+        f"1/{divided} of their tokens"
+    ] * (divided > 1)
 
 
 def _memory(plan: Plan) -> Table:
@@ -103,7 +106,6 @@ def _cluster(config: RunConfig, estimates: list[Estimate]) -> Table:
 def assumptions(config: RunConfig) -> list[str]:
     """What the figures of a cluster rest on."""
     cluster, gpu = config.cluster, GPUS[config.cluster.gpu or ""]
-    divided = config.trainer.context_ranks
     where = "in one machine" if gpus_of(config) <= cluster.gpus_per_node else "between machines"
     return [
         f"computing: {cluster.mfu:.0%} (cluster.mfu) of {gpu.tflops:g} TFLOP/s, dense bf16 ({gpu.source}); assumed, "
@@ -112,5 +114,4 @@ def assumptions(config: RunConfig) -> list[str]:
         "computing to not at all",
         "fits: with a tenth more for the allocator and 1 GiB for CUDA's context",
         "not counted: loading data, validations, checkpoints, restarts, encoding clips within the step",
-        *([f"trainer.context_ranks={divided} is not known here: each GPU is counted with whole clips"] * (divided > 1)),
     ]
