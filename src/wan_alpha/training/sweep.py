@@ -110,9 +110,9 @@ def plot(jobs: list[Job], keys: list[str], figure: str, file: Path) -> None:
             axis.plot(*points, marker="o", markersize=3, label=label(job, keys))
         axis.set(xlabel="step", ylabel=figure, title=title)
         axis.grid(alpha=0.3)
+        canvas.tight_layout()
         # Below the plot: names of many keys are longer than it is wide, and many jobs more than fit into it.
         axis.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(0, -0.14), ncols=1 if len(keys) > 1 else 3)
-    canvas.tight_layout()
     canvas.savefig(file, dpi=120, bbox_inches="tight")
     plt.close(canvas)
 
