@@ -166,10 +166,10 @@ class ShardedWriter:
             try:
                 remove_checkpoint(partial)  # what a killed run has left: its directory, or another strategy's file
                 partial.mkdir(parents=True)
-            except OSError as error:
-                self.failure = error
-            else:
                 AtomicCheckpointIO().save_checkpoint(rest, partial / REST)
+            except (OSError, CheckpointError) as error:  # the other ranks learn of it as of any rank's end
+                remove_checkpoint(partial)
+                raise error if isinstance(error, CheckpointError) else self._in_vain(path, str(error)) from error
         dist.barrier(self.group)
         self.path = path
         self.finished.clear()
@@ -199,10 +199,14 @@ class ShardedWriter:
         error = self.writing.exception() or self.failure
         if error is not None:
             self.writing, self.failure = None, None
-            raise CheckpointError(
-                f"could not write {self.path}: {_reason(error)}. Earlier checkpoints are untouched; free some space "
-                "and run the same command again"
-            )
+            raise self._in_vain(self.path, _reason(error))
+
+    @staticmethod
+    def _in_vain(path: Path | None, reason: str) -> CheckpointError:
+        return CheckpointError(
+            f"could not write {path}: {reason}. Earlier checkpoints are untouched; free some space and run the same "
+            "command again"
+        )
 
     def wait(self) -> None:
         """Until nothing is being written any more, on any rank."""
