@@ -109,7 +109,7 @@ def build(studio: Studio, sizes: tuple[int, int, int], steps: int, guidance: flo
                     raise RequestError("Generate a video first.")
                 return gr.File(str(studio.export(name, wanted, below)), visible=True)
 
-        ground = [over, colour, own]
+        ground: list[Any] = [over, colour, own]  # Gradio gives components their events when it makes their classes
         request = [prompt, negative, seed, step, scale, frames, height, width, *ground]
         outputs = [preview, current, download, gallery, names]
         gr.on([go.click, prompt.submit], generate, request, outputs, concurrency_limit=1, api_visibility="private")
