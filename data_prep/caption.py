@@ -28,6 +28,7 @@ from data_prep.journal import Journal
 from data_prep.questions import FIELDS
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.folders import FolderSource
+from wan_alpha.schema import Count, Natural, NonNegative, Positive
 
 
 @dataclass
@@ -39,17 +40,17 @@ class Options:
     model: Annotated[str, "name of the model there"]
     fields: Annotated[str, f"what to ask for, with commas between: {', '.join(FIELDS)}"] = ",".join(FIELDS)
     api_key_env: Annotated[str | None, "name of the environment variable that holds the API key; none: no key"] = None
-    concurrency: Annotated[int, "clips that are on their way at once"] = 8
-    per_minute: Annotated[float | None, "most requests a minute; none: no limit"] = None
-    timeout: Annotated[float, "seconds to wait for an answer"] = 180.0
-    retries: Annotated[int, "further tries when the endpoint fails, with growing pauses"] = 5
-    attempts: Annotated[int, "times that a question is asked until its answer makes sense"] = 3
-    patience: Annotated[int, "questions in a row without any answer, after which the endpoint counts as down"] = 5
-    frames: Annotated[int, "frames of each clip that the model sees"] = 6
-    side: Annotated[int, "longer side of each of them in pixels"] = 336
-    temperature: Annotated[float, "of the model's choice of words"] = 0.2
+    concurrency: Annotated[Count, "clips that are on their way at once"] = 8
+    per_minute: Annotated[Positive | None, "most requests a minute; none: no limit"] = None
+    timeout: Annotated[Positive, "seconds to wait for an answer"] = 180.0
+    retries: Annotated[Natural, "further tries when the endpoint fails, with growing pauses"] = 5
+    attempts: Annotated[Count, "times that a question is asked until its answer makes sense"] = 3
+    patience: Annotated[Count, "questions in a row without any answer, after which the endpoint counts as down"] = 5
+    frames: Annotated[Count, "frames of each clip that the model sees"] = 6
+    side: Annotated[Count, "longer side of each of them in pixels"] = 336
+    temperature: Annotated[NonNegative, "of the model's choice of words"] = 0.2
     hint: Annotated[bool, "tell the model the caption that the clip came with"] = True
-    limit: Annotated[int | None, "stop after so many clips"] = None
+    limit: Annotated[Count | None, "stop after so many clips"] = None
 
 
 def caption(options: Options) -> Counts:

@@ -3,7 +3,7 @@
 @dataclass
 class Options:
     root: Annotated[Path, "where the clips lie"]
-    size: Annotated[int | None, "side of the result in pixels"] = None
+    size: Annotated[Count | None, "side of the result in pixels"] = None    # ranges come from `wan_alpha.schema`
 
 options = parse(Options, sys.argv[1:], "python -m data_prep.step")
 """
@@ -21,8 +21,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 Options = typing.TypeVar("Options")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def parse(schema: type[Options], arguments: list[str], program: str) -> Options:
@@ -64,15 +67,16 @@ def describe(schema: type, program: str) -> str:
 
 
 def _keys(schema: type) -> tuple[dict[str, Any], dict[str, str]]:
-    """Types and help texts of the fields, which are `Annotated[type, "help"]`."""
+    """Types and help texts of the fields, which are `Annotated[type, "help"]`; a type may bring its range."""
     hints = typing.get_type_hints(schema, include_extras=True)
-    types = {name: typing.get_args(hint)[0] for name, hint in hints.items()}
-    return types, {name: hint.__metadata__[0] for name, hint in hints.items()}
+    return hints, {name: next(m for m in hint.__metadata__ if isinstance(m, str)) for name, hint in hints.items()}
 
 
-def _convert(program: str, key: str, text: str, kind: Any) -> Any:
-    """`text` as a value of type `kind`: str, int, float, bool, Path, or one of these or None."""
+def _convert(program: str, key: str, text: str, hint: Any) -> Any:
+    """`text` as a value of the annotated type (str, int, float, bool, Path, or one of these or None), in its range."""
+    kind = typing.get_args(hint)[0]
     kinds = [member for member in typing.get_args(kind) if member is not NoneType] or [kind]
+    kinds = [getattr(member, "__origin__", member) for member in kinds]  # without its range
     if text.lower() in ("null", "none") and NoneType in typing.get_args(kind):
         return None
     if kinds[0] is bool:
@@ -80,14 +84,19 @@ def _convert(program: str, key: str, text: str, kind: Any) -> Any:
             return text.lower() == "true"
         raise SystemExit(f"{program}: {key}: expected true or false, got {text!r}")
     try:
-        return Path(text).expanduser() if kinds[0] is Path else kinds[0](text)
+        value = Path(text).expanduser() if kinds[0] is Path else kinds[0](text)
     except ValueError:
         raise SystemExit(f"{program}: {key}: expected {kinds[0].__name__}, got {text!r}") from None
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        said = error.errors()[0]["msg"]
+        raise SystemExit(f"{program}: {key}={text}: {said[:1].lower()}{said[1:]} (--help lists all keys)") from None
 
 
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """Say in a sentence what ended a step: bad data, a full disk, or the user; other errors keep their trace."""
+    """Say in a sentence what ended a step: bad data, a full or closed disk, or the user; others keep their trace."""
     try:
         yield
     except ValueError as error:  # `DataError` is one, and so are those that the library raises about models
@@ -95,9 +104,11 @@ def told() -> Iterator[None]:
             raise
         fail(str(error))
     except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        if error.errno in NO_ACCESS:
+            fail(f"{place}{error.strerror}; give files that you may read and a place where you may write")
         if error.errno not in NO_ROOM:
             raise
-        place = f"{error.filename}: " if error.filename else ""
         fail(
             f"{place}cannot be written ({error.strerror or error}); make room and run the same command again: "
             "it continues with what is left"

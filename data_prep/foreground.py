@@ -31,6 +31,7 @@ from wan_alpha.data.errors import DataError
 from wan_alpha.data.media import probe, read_frames
 from wan_alpha.data.resize import Frames, resize_rgba
 from wan_alpha.rendering import COLOUR_NAMES, COLOURS, checkerboard, hard_render, soft_render
+from wan_alpha.schema import Count
 
 METHOD = "pymatting-ml-1"  # part of every cache key: change it when the estimate changes
 GAP, HEADER = 4, 14
@@ -45,8 +46,8 @@ class Options:
     root: Annotated[Path, "where the set lies"]
     out: Annotated[Path, "the picture to write, PNG"]
     source: Annotated[str, "the set; generic: fgr/ and pha/, or what else data_prep.ingest reads"] = "generic"
-    count: Annotated[int, "so many clips, spread over the set"] = 4
-    side: Annotated[int, "side of one tile in pixels"] = 160
+    count: Annotated[Count, "so many clips, spread over the set"] = 4
+    side: Annotated[Count, "side of one tile in pixels"] = 160
 
 
 def estimate(frames: Frames, cache: Path | None = None) -> Frames:
@@ -211,7 +212,7 @@ def main(arguments: list[str]) -> None:
         chosen = _chosen(options)
         prepare()
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    panel(chosen, options.side).save(options.out)
+    panel(chosen, options.side).save(options.out, "PNG")
     print(f"{len(chosen)} clips -> {options.out}")
 
 

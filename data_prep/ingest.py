@@ -34,6 +34,7 @@ from wan_alpha.data.errors import DataError, PremultipliedError
 from wan_alpha.data.media import MEDIA_EXTENSIONS, Pair, write_ffv1
 from wan_alpha.data.premultiplied import PREMULTIPLIED, Premultiplied
 from wan_alpha.data.resize import Frames
+from wan_alpha.schema import Count, Natural, Positive, Share
 
 RECORDS = "records.jsonl"
 SKIPPED = "skipped.txt"
@@ -52,26 +53,26 @@ class Options:
     source: Annotated[str, f"the set: {', '.join(SOURCES)}"]
     root: Annotated[Path, "where the set lies, as its publisher packs it"]
     out: Annotated[Path, "the data set folder to write"]
-    size: Annotated[int | None, "resize the short side to so many pixels, lossless; none: bytes as they are"] = None
+    size: Annotated[Count | None, "resize the short side to so many pixels, lossless; none: bytes as they are"] = None
     foreground: Annotated[
         str, "where a set has only photos: estimate their foreground; given: leave them out; none: keep the photo"
     ] = "estimate"
     cache: Annotated[Path | None, f"where estimated foregrounds are kept; none: OUT/{CACHE}"] = None
-    val_share: Annotated[float, "share held out, where the set defines no split"] = 0.1
-    fps: Annotated[float | None, "frames per second of frame folders, which do not say; none: 24"] = None
+    val_share: Annotated[Share, "share held out, where the set defines no split"] = 0.1
+    fps: Annotated[Positive | None, "frames per second of frame folders, which do not say; none: 24"] = None
     licence: Annotated[str, "generic: the licence of the clips"] = "unknown"
     premultiplied: Annotated[
         str, "yes: make colours straight; no: they are; ask: ask where it looks so, or leave the clip out"
     ] = "ask"
-    constant_fps: Annotated[float | None, "resample clips of variable frame rate to it; none: leave them out"] = None
+    constant_fps: Annotated[Positive | None, "resample clips of variable frame rate to it; none: leave them out"] = None
     composited: Annotated[bool, "generic: the colours are photos over their background"] = False
     skin_tones: Annotated[bool, "fluent: also the skin-tone variants"] = False
     keep_inverted: Annotated[bool, "keep clips whose alpha is opaque along the whole border"] = False
-    max_gb: Annotated[float, "leave out clips whose frames would take more memory than so many gigabytes"] = 4.0
-    workers: Annotated[int, "processes; 0: work in this one"] = 2
+    max_gb: Annotated[Positive, "leave out clips whose frames would take more memory than so many gigabytes"] = 4.0
+    workers: Annotated[Natural, "processes; 0: work in this one"] = 2
     engine: Annotated[str, "local: processes of this machine; ray: a Ray cluster"] = "local"
     ray: Annotated[str | None, "address of the Ray cluster; none: one is started on this machine"] = None
-    limit: Annotated[int | None, "stop after so many clips"] = None
+    limit: Annotated[Count | None, "stop after so many clips"] = None
 
 
 def ingest(options: Options, ask: Ask | None = None) -> list[Record]:

@@ -32,6 +32,7 @@ from wan_alpha.data.errors import DataError
 from wan_alpha.data.folders import FolderSource
 from wan_alpha.data.shards import MANIFEST, SCHEMA_VERSION, sha256_of
 from wan_alpha.data.source import SPLITS, Clip
+from wan_alpha.schema import Natural, Positive, Share
 
 Manifest = dict[str, Any]
 Result = TypeVar("Result")
@@ -61,9 +62,9 @@ class Options:
     out: Annotated[Path, "where the shards go"]
     codec: Annotated[str, "ffv1: lossless; x264: H.264 4:4:4 colour and lossless alpha, for large sets"] = "ffv1"
     keep: Annotated[bool, "keep the bytes of files that are compact as they are (WebP, WebM); false: encode all"] = True
-    shard_mb: Annotated[float, "a shard is closed once it is larger than so many megabytes"] = 64.0
-    val_share: Annotated[float, "share of clips held out, where the folder does not say"] = 0.1
-    workers: Annotated[int, "processes; 0: work in this one"] = 2
+    shard_mb: Annotated[Positive, "a shard is closed once it is larger than so many megabytes"] = 64.0
+    val_share: Annotated[Share, "share of clips held out, where the folder does not say"] = 0.1
+    workers: Annotated[Natural, "processes; 0: work in this one"] = 2
     engine: Annotated[str, "local: processes of this machine; ray: a Ray cluster"] = "local"
     ray: Annotated[str | None, "address of the Ray cluster; none: one is started on this machine"] = None
 

@@ -32,6 +32,7 @@ from wan_alpha.data.errors import DataError
 from wan_alpha.data.media import MEDIA_EXTENSIONS, MediaInfo, probe
 from wan_alpha.data.shards import MANIFEST, SCHEMA_VERSION, sha256_of
 from wan_alpha.data.source import SPLITS
+from wan_alpha.schema import Natural
 
 BATCH = 16  # samples that one worker checks at a time
 
@@ -41,7 +42,7 @@ class Options:
     """Read shards again, every byte and every frame, and say what is wrong with them."""
 
     root: Annotated[Path, "folder of the shards"]
-    workers: Annotated[int, "processes; 0: work in this one"] = 2
+    workers: Annotated[Natural, "processes; 0: work in this one"] = 2
     engine: Annotated[str, "local: processes of this machine; ray: a Ray cluster"] = "local"
     ray: Annotated[str | None, "address of the Ray cluster; none: one is started on this machine"] = None
 

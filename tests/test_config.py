@@ -309,6 +309,10 @@ def test_keys_that_are_free_on_resume_exist() -> None:
         ("+model.lorra=1", "model.lorra: no such key, .* Did you mean model.lora?"),
         ("+loss.weights.l2=1", "loss.weights.l2: no such key, .* Did you mean loss.weights.l1?"),
         ("+trainer.max_step=1", "trainer.max_step: no such key, .* Did you mean trainer.max_steps?"),
+        (
+            "+optim.learning_rate=1",
+            "optim.learning_rate: no such key, .* optim has betas, decay_share, ema_decay, lr, ",
+        ),
         ("~optim.lr", "^optim.lr has no value: give it on the command line, optim.lr=..."),
     ],
 )

@@ -90,6 +90,8 @@ def draw_histograms(rows: Sequence[dict[str, Any]], thresholds: Thresholds, file
 
 def _histogram(place: Any, rows: Sequence[dict[str, Any]], name: str, limits: Limits) -> None:
     """One measure; far outliers go into the last bin, or everything else would be one bar."""
+    from matplotlib.ticker import MaxNLocator
+
     values = [[row[name] for row in rows if row["keep"] is keep and row[name] is not None] for keep in (True, False)]
     known = sorted(values[0] + values[1])
     if not known:
@@ -98,10 +100,14 @@ def _histogram(place: Any, rows: Sequence[dict[str, Any]], name: str, limits: Li
     marks = [limit for limit in (limits.min, limits.max) if limit is not None]
     low, high = min(known[0], *marks, known[0]), max(known[int(0.995 * (len(known) - 1))], *marks, known[0])
     high = high if high > low else low + 1
+    if high == limits.max and known[-1] > high:  # the last bin lies beyond the mark, as what it holds does
+        high = low + (high - low) * BINS / (BINS - 1)
     cut = [[min(value, high) for value in some] for some in values]
     place.hist(cut, bins=BINS, range=(low, high), stacked=True, color=[KEPT, REMOVED])
     place.set_yscale("symlog", linthresh=10)
     place.set_ylabel("clips", fontsize=8)
+    place.yaxis.set_major_formatter("{x:g}")
+    place.xaxis.set_major_locator(MaxNLocator(6))
     place.tick_params(labelsize=8)
     for mark in marks:
         place.axvline(mark, color=MARK, linestyle="--", linewidth=1.5)

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Annotated
 
 import uvicorn
+from annotated_types import Le
 
 from data_prep.cli import fail, parse, told
 from data_prep.review.app import make_app
+from wan_alpha.schema import Natural
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Options:
     host: Annotated[str, "address to listen on; anything but this machine's own opens the page to the network"] = (
         "127.0.0.1"
     )
-    port: Annotated[int, "port to listen on; 0: a free one"] = 7861
+    port: Annotated[Natural, Le(65535), "port to listen on; 0: a free one"] = 7861
     name: Annotated[str | None, "who you are, for the record; none: your login name"] = None
 
 

@@ -141,7 +141,11 @@ def _nearest(key: str, schema: type) -> str:
     leaves = {k.rsplit(".", 1)[-1]: k for k in known}
     matches = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
     matches = matches or [leaves[leaf] for leaf in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, n=1)]
-    return f" Did you mean {matches[0]}?" if matches else " See conf/ for all keys."
+    if matches:
+        return f" Did you mean {matches[0]}?"
+    parent = key.rpartition(".")[0]
+    beside = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
+    return f" {parent or 'The configuration'} has {', '.join(beside)}." if beside else " See conf/ for all keys."
 
 
 def run_command(

@@ -47,6 +47,17 @@ def test_every_layout_is_found(root: Path) -> None:
         assert np.abs(frames[..., 3].astype(int) - disc()[: clip.num_frames, ..., 3]).mean() < 1, clip.key
 
 
+def test_files_that_carry_no_alpha_are_named(root: Path) -> None:
+    for name in ("opaque.mp4", "photo.JPG", "old.gif", "notes.txt", "README.md"):
+        (root / name).write_bytes(b"whatever")
+    source = FolderSource(root, "all")
+    assert len(source) == 7
+    assert [problem.split(":")[0] for problem in source.problems] == [
+        str(root / name) for name in ("old.gif", "opaque.mp4", "photo.JPG")
+    ]
+    assert all("fgr/ + pha/" in problem for problem in source.problems)
+
+
 def test_splits_are_disjoint_complete_and_never_empty(root: Path) -> None:
     keys = [{clip.key for clip in FolderSource(root, split).clips} for split in ("train", "val", "all")]
     assert keys[0]

@@ -138,7 +138,7 @@ def test_shard_that_disappears_later_is_named(root: Path) -> None:
 def test_unknown_split_and_schema(root: Path) -> None:
     with pytest.raises(DataError, match=r"expected shards test-000000\.tar .*, found train-000000\.tar"):
         ShardSource(root, "test")
-    with pytest.raises(DataError, match="no shards at all"):
+    with pytest.raises(DataError, match=r"no shards at all; data_prep.shard makes them"):
         ShardSource(root / "nowhere", "train")
     manifest = json.loads((root / "shards.json").read_text()) | {"schema_version": 99}
     (root / "shards.json").write_text(json.dumps(manifest))

@@ -16,15 +16,18 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from curated_clips import ROOT, blobs, decided, settings, write_folder
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from data_prep import shard
 from data_prep.captioner import Captioner, curated_measures
 from data_prep.curate import curate
 from data_prep.curation.applied import curated, write_verdicts
-from data_prep.curation.config import CurateConfig, LabelsConfig, Thresholds
+from data_prep.curation.config import CurateConfig, LabelsConfig, Limits, Thresholds
 from data_prep.curation.decide import decide
-from data_prep.curation.report import rule_table
+from data_prep.curation.report import REMOVED, _histogram, rule_table
 from data_prep.curation.table import read_measures, write_table
 from data_prep.curation.verdicts import Rule
 from data_prep.journal import Journal
@@ -83,6 +86,15 @@ def test_limits_include_their_ends_and_what_has_no_value_passes(tmp_path: Path) 
     rows = decided(root, tmp_path, "thresholds.frames.min=11", "thresholds.flow.min=9")
     assert rows["still"]["keep"]
     assert rows["clip"]["reasons"][1] == "frames 10 < 11"
+
+
+def test_a_clip_beyond_a_threshold_is_drawn_beyond_its_mark() -> None:
+    rows = [{"keep": True, "noise": 0.1 * number} for number in range(9)] + [{"keep": False, "noise": 11.4}]
+    place = Figure().subplots()
+    _histogram(place, rows, "noise", Limits(max=2.0))
+    bars = [bar for bar in place.patches if isinstance(bar, Rectangle) and bar.get_height()]
+    removed = [bar for bar in bars if bar.get_facecolor() == to_rgba(REMOVED)]
+    assert [bar.get_x() >= 2 - 1e-9 for bar in removed] == [True]
 
 
 def test_everything_is_written_and_shards_honour_it(six: Path, tmp_path: Path) -> None:

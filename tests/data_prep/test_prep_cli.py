@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import pytest
 
-from data_prep.cli import parse
+from data_prep.cli import parse, told
+from wan_alpha.schema import Count, Natural, Share
 
 
 @dataclass
@@ -16,9 +18,10 @@ class Options:
     """Do a thing."""
 
     root: Annotated[Path, "where it lies"]
-    size: Annotated[int | None, "side in pixels"] = None
-    share: Annotated[float, "a share"] = 0.1
+    size: Annotated[Count | None, "side in pixels"] = None
+    share: Annotated[Share, "a share"] = 0.1
     deep: Annotated[bool, "all of it"] = False
+    workers: Annotated[Natural, "processes"] = 2
 
 
 def run(*arguments: str) -> Options:
@@ -35,17 +38,28 @@ def test_values_become_what_the_fields_say() -> None:
     ("arguments", "message"),
     [
         (["root=x", "siez=3"], "unknown key 'siez'; did you mean 'size'"),
-        (["root=x", "qqqq=3"], "unknown key 'qqqq'; valid keys: root, size, share, deep"),
+        (["root=x", "qqqq=3"], "unknown key 'qqqq'; valid keys: root, size, share, deep, workers"),
         (["size=3"], "root=... is missing: where it lies"),
         (["root=x", "size=large"], "size: expected int, got 'large'"),
         (["root=x", "deep=maybe"], "deep: expected true or false, got 'maybe'"),
         (["root"], "expected root=VALUE, got 'root'"),
+        (["root=x", "size=0"], "size=0: input should be greater than or equal to 1"),
+        (["root=x", "share=7"], "share=7: input should be less than or equal to 1"),
+        (["root=x", "share=nan"], "share=nan: input should be"),
+        (["root=x", "workers=-1"], "workers=-1: input should be greater than or equal to 0"),
     ],
 )
 def test_errors_say_what_was_given_and_what_was_meant(arguments: list[str], message: str) -> None:
     with pytest.raises(SystemExit) as caught:
         run(*arguments)
     assert message in str(caught.value.code)
+
+
+def test_a_place_where_nobody_may_write_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, told():
+        raise PermissionError(errno.EACCES, "Permission denied", "/out/records.jsonl")
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.startswith("/out/records.jsonl: Permission denied; give ")
 
 
 def test_help_shows_every_key(capsys: pytest.CaptureFixture[str]) -> None:

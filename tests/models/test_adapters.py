@@ -140,6 +140,7 @@ def test_a_description_that_says_nothing_is_refused(
     ("part", "content", "named"),
     [
         ("spec", None, "spec is None"),
+        ("spec", {"rnk": 2}, "unexpected keyword argument 'rnk'"),
         ("base", {"layout": {}}, "base has no 'fingerprint'"),
     ],
 )
@@ -149,7 +150,7 @@ def test_a_description_with_other_content_is_refused(
     trained.save_adapters(tmp_path)
     description = json.loads((tmp_path / "adapters.json").read_text())
     (tmp_path / "adapters.json").write_text(json.dumps(description | {part: content}))
-    with pytest.raises(AdapterError, match=rf"damaged: adapters.json: .*{named}"):
+    with pytest.raises(AdapterError, match=rf"damaged.*{named}"):
         AlphaVAE.from_pretrained(wan22, tmp_path)
 
 

@@ -177,6 +177,14 @@ def test_clips_of_the_wrong_shape_are_refused(rgb: tuple[int, ...], alpha: tuple
             vae.encode(torch.zeros(rgb), torch.zeros(alpha), streaming=stream)
 
 
+@pytest.mark.parametrize("found", ["NoneType", "torch.uint8", "torch.bool"])
+def test_an_absent_alpha_and_whole_numbers_are_refused(found: str) -> None:
+    rgb, alpha = clip(5)
+    given = None if found == "NoneType" else alpha.to(getattr(torch, found.removeprefix("torch.")))
+    with pytest.raises(ValueError, match=rf"alpha is {found}; expected a tensor of floats, .* alpha in \[0, 1\]"):
+        model("wan22").encode(rgb, given)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("value", [-0.01, 1.01, 255.0, float("nan")])
 def test_alpha_outside_its_range_is_refused_where_people_call(value: float) -> None:
     vae = model("wan22")

@@ -228,8 +228,10 @@ def test_weights_that_are_not_finite_are_never_saved(
         return loss
 
     monkeypatch.setattr(AlphaVAEModule, "training_step", ruin)
-    with pytest.raises(NonFiniteLossError, match=r"weights are not finite after step 4 .*not saved"):
+    with pytest.raises(NonFiniteLossError, match=r"weights are not finite after step 4 .*not saved") as caught:
         train(*small(wan22, clips, tmp_path, NO_VALIDATION))
+    assert re.search(r"after the batch \['disc\d', 'disc\d'\]", str(caught.value))
+    assert f"{last_checkpoint(tmp_path)} holds the last good state" in str(caught.value)
     assert [f.name for f in (tmp_path / "checkpoints").iterdir()] == ["step-00000002.ckpt"]
 
 
@@ -243,7 +245,9 @@ def damaged_clips(clips: Path, where: Path, count: int) -> Path:
     return where
 
 
-def test_a_few_unreadable_clips_are_skipped_and_listed(wan22: Path, clips: Path, tmp_path: Path) -> None:
+def test_a_few_unreadable_clips_are_skipped_and_listed(
+    wan22: Path, clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     damaged = damaged_clips(clips, tmp_path / "clips", 2)
     run_dir = tmp_path / "run"
     command = small(wan22, damaged, run_dir, NO_VALIDATION, "data.max_corrupt_share=0.5", "data.val_share=0.01")
@@ -254,6 +258,8 @@ def test_a_few_unreadable_clips_are_skipped_and_listed(wan22: Path, clips: Path,
     assert [problem["step"] for problem in problems] == [n // 2 for n in range(12) if order[n] in ("disc0", "disc1")]
     assert problems
     assert all(re.search(r"disc[01]/1.png", problem["problem"]) for problem in problems)
+    counted = f"{len(problems)} of 12 samples could not be read, and others took their places; they are listed in "
+    assert f"{counted}{run_dir / 'data_problems.jsonl'}" in caplog.text
     assert (run_dir / "adapters" / "adapters.safetensors").exists()
     # Continued, the run meets the same clips again, and lists each sample once.
     other = tmp_path / "killed"

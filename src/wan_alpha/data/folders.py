@@ -33,6 +33,7 @@ from wan_alpha.data.verdicts import read_verdicts
 
 RECORDS = "records.jsonl"
 CAPTIONS = ("captions.csv", "captions.json", "captions.jsonl")
+TEXTS = frozenset({".csv", ".json", ".jsonl", ".md", ".txt"})  # may lie beside the clips
 Entry = tuple[str, Path | Pair]
 
 
@@ -290,6 +291,12 @@ def _entries(root: Path, problems: list[str]) -> Iterator[Entry]:
             yield key_of(entry), Pair(halves["fgr"], halves["pha"]) if len(halves) == 2 else entry
         elif entry.suffix.lower() in MEDIA_EXTENSIONS:
             yield key_of(entry), entry
+        elif entry.is_file() and entry.suffix.lower() not in TEXTS:
+            kinds = ", ".join(sorted(MEDIA_EXTENSIONS))
+            problems.append(
+                f"{entry}: expected a file that carries alpha ({kinds}) or a folder of frames; export it as one, or "
+                "give colour and matte as a pair fgr/ + pha/"
+            )
 
 
 def _pairs(fgr: Path, pha: Path, problems: list[str]) -> Iterator[Entry]:

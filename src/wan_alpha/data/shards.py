@@ -186,7 +186,10 @@ def _expected_shards(manifest: dict[str, Any] | None, store: Store, split: str, 
     chosen = {shard.name: shard for shard in sorted(shards) if shard.name.rsplit("-", 1)[0] == split}
     if not chosen:
         found = ", ".join(shard.name for shard in shards) or "no shards at all"
-        raise DataError(f"{root}: expected shards {split}-000000.tar ..., found {found}")
+        raise DataError(
+            f"{root}: expected shards {split}-000000.tar ..., found {found}; data_prep.shard makes them "
+            "(docs/data/README.md)"
+        )
     return chosen
 
 

@@ -11,7 +11,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ..rendering import alpha_to_rgb, hard_render, rgb_to_alpha
-from .adapters import load_adapters, save_adapters
+from .adapters import AdapterError, load_adapters, save_adapters
 from .base import load_vae
 from .lora import AdapterSwitch, add_decoder_adapters
 from .merge import MergeInit, build_merge_block
@@ -77,7 +77,11 @@ class AlphaVAE(RgbaVAE):
         if adapters is None:
             return cls(vae, spec).to(dtype).eval()
         loaded = load_adapters(adapters, vae)
-        model = cls(vae, AdapterSpec(**loaded.spec)).to(dtype)
+        try:
+            spec = AdapterSpec(**loaded.spec)
+        except TypeError as error:
+            raise AdapterError(f"adapters {adapters} are damaged, or of a newer version: spec: {error}") from error
+        model = cls(vae, spec).to(dtype)
         model.load_adapter_state(loaded.tensors)
         return model.eval()
 

@@ -120,7 +120,11 @@ class RgbaVAE(nn.Module, ABC):
             parameter.copy_(tensors[name])
 
     def check_clip(self, rgb: Tensor, alpha: Tensor) -> None:
-        """Shapes that fit each other and the base."""
+        """Floating-point tensors whose shapes fit each other and the base."""
+        for name, tensor in (("rgb", rgb), ("alpha", alpha)):
+            if not (torch.is_tensor(tensor) and tensor.is_floating_point()):
+                found = tensor.dtype if torch.is_tensor(tensor) else type(tensor).__name__
+                raise ValueError(f"{name} is {found}; expected a tensor of floats, rgb in [-1, 1] and alpha in [0, 1]")
         if rgb.dim() != 5 or rgb.shape[1] != 3 or alpha.shape != (rgb.shape[0], 1, *rgb.shape[2:]):
             raise ValueError(
                 f"rgb must be (B, 3, T, H, W) and alpha (B, 1, T, H, W) of the same size; "

@@ -32,7 +32,7 @@ class Export(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, StageModule)
-        check_finite_weights(pl_module, trainer.global_step)
+        check_finite_weights(pl_module, trainer)
         first = trainer.is_global_zero
         with self.ema.swapped_in(pl_module), gathered(pl_module.trainable(), pl_module, keep=first):
             if not first:

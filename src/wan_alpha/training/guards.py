@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from pytorch_lightning.callbacks import Callback
 from ..stages.stage import StageModule
 from .checkpoints import last_checkpoint
 from .sharded import locals_of
+
+log = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -51,7 +55,7 @@ class StopOnNonFinite(Callback):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict) -> None:
         self._check_pending(trainer)
         assert isinstance(pl_module, StageModule)
-        check_finite_weights(pl_module, trainer.global_step)
+        check_finite_weights(pl_module, trainer, self.keys)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._check_pending(trainer)
@@ -66,21 +70,26 @@ class StopOnNonFinite(Callback):
     def _check(trainer: pl.Trainer, step: int, loss: torch.Tensor, keys: list[str]) -> None:
         if torch.isfinite(loss):
             return
-        last = last_checkpoint(trainer.default_root_dir)
-        kept = "No checkpoint was written before" if last is None else f"{last} holds the last good state"
         raise NonFiniteLossError(
-            f"the loss is {loss.item()} at step {step}, for the batch {keys}. {kept}. Look at these clips, or lower "
-            "optim.lr or trainer.gradient_clip_val"
+            f"the loss is {loss.item()} at step {step}, for the batch {keys}. {_what_is_left(trainer)}"
         )
 
 
-def check_finite_weights(module: StageModule, step: int) -> None:
-    """Raise if any trained tensor holds NaN or infinity: such a state is never saved."""
+def _what_is_left(trainer: pl.Trainer) -> str:
+    last = last_checkpoint(trainer.default_root_dir)
+    kept = "No checkpoint was written before" if last is None else f"{last} holds the last good state"
+    return f"{kept}. Look at these clips, or lower optim.lr or trainer.gradient_clip_val"
+
+
+def check_finite_weights(module: StageModule, trainer: pl.Trainer, keys: Sequence[str] = ()) -> None:
+    """Raise if any trained tensor holds NaN or infinity: such a state is never saved.  `keys`: the latest batch."""
     norms = torch.stack(torch._foreach_norm(locals_of([p.detach() for p in module.trainable().values()])))
     if not torch.isfinite(norms).all():
         bad = [n for n, v in zip(module.trainable(), norms, strict=True) if not torch.isfinite(v)]
+        batch = f", after the batch {list(keys)}" if keys else ""
         raise NonFiniteLossError(
-            f"weights are not finite after step {step} ({bad[0]} and {len(bad) - 1} more); not saved"
+            f"weights are not finite after step {trainer.global_step} ({bad[0]} and {len(bad) - 1} more){batch}; "
+            f"not saved. {_what_is_left(trainer)}"
         )
 
 
@@ -116,6 +125,13 @@ class ReportUnreadable(Callback):
                 f"{self.failed} of {self.seen} samples could not be read, more than data.max_corrupt_share="
                 f"{self.max_share}. They are listed in {self.file}; the latest: {problems[-1]}"
             )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.failed:
+            log.warning(
+                "%d of %d samples could not be read, and others took their places; they are listed in %s",
+                self.failed, self.seen, self.file,
+            )  # fmt: skip
 
     def state_dict(self) -> dict[str, int]:
         return {"seen": self.seen, "failed": self.failed}
