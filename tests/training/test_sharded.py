@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from wan_alpha.training.checkpoints import AtomicCheckpointIO, CheckpointError, last_checkpoint
+from wan_alpha.training.heartbeat import limit_communications
 from wan_alpha.training.sharded import ShardedWriter, load_for, local, read_rest
 
 NAME = "checkpoints/step-00000002.ckpt"
@@ -107,6 +109,14 @@ def test_a_disk_that_fills_up_stops_the_run_and_leaves_the_last_one(mesh: Device
     writer.save(state(mesh, 2.0), tmp_path / "checkpoints" / "step-00000004.ckpt")
     writer.wait()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoints" / "step-00000004.ckpt"
+
+
+def test_every_group_of_ranks_has_the_runs_limit(mesh: DeviceMesh) -> None:
+    """`trainer.timeout_s`: torch gives each group that it makes half an hour."""
+    groups = [dist.group.WORLD, mesh.get_group(), ShardedWriter().group]
+    limit_communications(7)
+    for group in groups:
+        assert group._get_backend(torch.device("cpu")).options._timeout == timedelta(seconds=7)
 
 
 def test_a_damaged_one_is_told(mesh: DeviceMesh, tmp_path: Path) -> None:

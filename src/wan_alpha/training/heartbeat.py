@@ -21,7 +21,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
-from torch.distributed.distributed_c10d import _set_pg_timeout
+from torch.distributed.distributed_c10d import _set_pg_timeout, _world
 
 from .preemption import TRY_AGAIN, PreemptedError
 from .watch import AGAIN, FINISHED, FOLLOWED, Beat, Verdict, Watch, patience
@@ -44,7 +44,7 @@ class Heartbeat(Callback):
 
     Args:
         silence: seconds without a sign of life after which a rank is lost; a third of it brings a warning.
-        timeout: seconds without any progress after which the run is stuck; also of communications in the default group.
+        timeout: seconds without any progress after which the run is stuck; also the limit of every communication.
     """
 
     def __init__(self, silence: float, timeout: float) -> None:
@@ -88,7 +88,7 @@ class Heartbeat(Callback):
         if trainer.world_size == 1 or self.contact:
             return
         self.trainer, self.rank = trainer, trainer.global_rank
-        _set_pg_timeout(timedelta(seconds=self.timeout))
+        limit_communications(self.timeout)
         _dismiss_observer()
         self.address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         # A connection of its own: the process group's is busy for as long as somebody waits for a key.
@@ -237,6 +237,12 @@ class Heartbeat(Callback):
         launcher = self.trainer.strategy.launcher
         for process in getattr(launcher, "procs", []):
             process.send_signal(signal.SIGKILL)
+
+
+def limit_communications(seconds: float) -> None:
+    """Let no communication of any process group that this rank is in take longer: torch has limits of its own."""
+    for group in list(_world.pg_map):
+        _set_pg_timeout(timedelta(seconds=seconds), group)
 
 
 def _is_of_communication(error: BaseException) -> bool:
