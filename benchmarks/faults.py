@@ -1,10 +1,12 @@
 """What faults and the precautions against them cost: stall of a checkpoint, way back after a kill, waiting for data.
 
-    python -m benchmarks.faults
+    python -m benchmarks.faults [--steps N] [--only stall sharded kill starvation]
 
-Three runs of `stage=vae base=tiny data=sample`, with the defaults but for the numbers of steps and of loader processes.
+Runs of `stage=vae base=tiny data=sample`, with the defaults but for the numbers of steps and of loader processes.
 
 Stall: seconds that training stands still for each checkpoint, with its flush to the disk, beside the median step.
+Sharded: the same for two ranks with FSDP2 on gloo, on small clips (a checkpoint is no smaller for them);
+there training stands still for the copy, and for what is left of the write before. The seconds are rank 0's.
 Kill: `train.py` is killed with SIGKILL between two checkpoints and started again at once; seconds from the kill until
 the interpreter has imported everything, until training starts, and until the first step (one that had been done) is
 done again.  What lies before the end of the imports is Python's, torch's and Lightning's; the rest is ours and the
@@ -43,7 +45,8 @@ def child(notes: Path, overrides: list[str]) -> None:
     from wan_alpha.training.entry import checked
     from wan_alpha.training.identity import register_resolver
 
-    file = open(notes, "a", buffering=1)  # noqa: SIM115  # until the process is killed
+    speaks = os.environ.get("RANK", "0") == "0"
+    file = open(notes if speaks else os.devnull, "a", buffering=1)  # noqa: SIM115  # until the process is killed
 
     def note(what: str, **values: float) -> None:
         file.write(json.dumps({"what": what, "at": time.time(), **values}) + "\n")
@@ -72,9 +75,10 @@ def child(notes: Path, overrides: list[str]) -> None:
     run.train(config, tree)
 
 
-def start(notes: Path, overrides: list[str]) -> subprocess.Popen[bytes]:
-    """`child` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.faults", "--child", str(notes), *overrides]
+def start(notes: Path, overrides: list[str], ranks: int = 1) -> subprocess.Popen[bytes]:
+    """`child` in a process of its own, or in several."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+    command = [sys.executable, *torchrun, "-m", "benchmarks.faults", "--child", str(notes), *overrides]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
@@ -84,21 +88,27 @@ def read(notes: Path, what: str) -> list[dict[str, Any]]:
     return [note for note in map(json.loads, lines) if note["what"] == what]
 
 
-def finish(notes: Path, overrides: list[str]) -> None:
+def finish(notes: Path, overrides: list[str], ranks: int = 1) -> None:
     """A run to its end."""
-    code = start(notes, overrides).wait()
+    code = start(notes, overrides, ranks).wait()
     assert code == 0, f"{overrides} ended with {code}"
 
 
-def stall(folder: Path, steps: int, every: int) -> dict[str, Any]:
+SHARDED = [
+    "trainer.strategy=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true",
+    "data.size=[32,32]", "data.num_frames=5", "data.batch_size=1", "data.num_workers=0", "trainer.threads=1",
+]  # fmt: skip
+
+
+def stall(folder: Path, steps: int, every: int, ranks: int = 1) -> dict[str, Any]:
     """Seconds of each save but the last, which is the export's; and of a step."""
-    notes, run_dir = folder / "stall", folder / "stall-run"
-    finish(
-        notes, [*QUIET, f"run_dir={run_dir}", f"trainer.max_steps={steps}", f"trainer.checkpoint_every_n_steps={every}"]
-    )
+    notes, run_dir = folder / f"stall-{ranks}", folder / f"stall-run-{ranks}"
+    rhythm = [f"run_dir={run_dir}", f"trainer.max_steps={steps}", f"trainer.checkpoint_every_n_steps={every}"]
+    finish(notes, [*QUIET, *rhythm, *(SHARDED if ranks > 1 else [])], ranks)
     saved = [note["seconds"] for note in read(notes, "saved")][:-1]
     ends = [note["at"] for note in read(notes, "step")]
-    size = max(file.stat().st_size for file in (run_dir / "checkpoints").glob("step-*.ckpt"))
+    kept = max((run_dir / "checkpoints").glob("step-*.ckpt"))
+    size = sum(file.stat().st_size for file in ([kept] if kept.is_file() else kept.iterdir()))
     between = statistics.median(b - a for a, b in itertools.pairwise(ends))
     return {
         "checkpoint_bytes": size,
@@ -161,21 +171,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--only", nargs="+", choices=("stall", "sharded", "kill", "starvation"), help="default: all")
     args = parser.parse_args()
     if args.child:
         child(Path(args.child[0]), args.child[1:])
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        load = os.getloadavg()[0]
-        result = {
-            "command": f"python -m benchmarks.faults --steps {args.steps}",
-            "cores": os.cpu_count(),
-            "load_before": round(load, 1),
-            "stall": stall(folder, args.steps, 5),
-            "kill": kill(folder),
-            "starvation": {f"{n} workers": starvation(folder, args.steps, n) for n in (0, 1)},
+        measures = {
+            "stall": lambda: stall(folder, args.steps, 5),
+            "sharded": lambda: stall(folder, args.steps, 5, ranks=2),
+            "kill": lambda: kill(folder),
+            "starvation": lambda: {f"{n} workers": starvation(folder, args.steps, n) for n in (0, 1)},
         }
+        result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        for measure in args.only or measures:
+            how = {
+                "command": f"python -m benchmarks.faults --steps {args.steps} --only {measure}",
+                "cores": os.cpu_count(),
+                "load_before": round(os.getloadavg()[0], 1),
+            }
+            result[measure] = how | measures[measure]()
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 

@@ -10,7 +10,7 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -173,10 +173,22 @@ def test_its_place_in_the_chain_is_written_and_logged(run_dir: Path) -> None:
     data = json.loads((run_dir / "environment.json").read_text())["data"]["train"]
     assert chain["made"] == [{"kind": "vae-adapters", "name": made.name, "sha256": made.digest}]
     assert chain["used"] == [{"kind": "data", "name": f"data-{data[:12]}", "sha256": data}]
-    artifacts, config = wandb_records(run_dir)
-    assert artifacts == [made.name]
-    assert config["lineage"] == chain
-    assert set(config["code"]) == {"commit", "modified"}
+    kept = wandb_records(run_dir)
+    assert kept.artifacts == [made.name]
+    assert kept.config["lineage"] == chain
+    assert set(kept.config["code"]) == {"commit", "modified"}
+
+
+def test_wandb_keeps_every_figure_of_the_table_and_the_configuration(run_dir: Path) -> None:
+    kept, rows = wandb_records(run_dir), read_csv(run_dir)
+    assert {"train/loss", "val/soft/psnr"} <= set(rows[0])
+    for column in set(rows[0]) - {"step"}:
+        written = {int(row["step"]): float(row[column]) for row in rows if row.get(column)}
+        logged = {row["trainer/global_step"]: row[column] for row in kept.history if column in row}
+        assert logged == pytest.approx(written), column
+    assert kept.config["trainer"]["max_steps"] == 4
+    assert kept.config["data"]["root"] == json.loads((run_dir / "config.json").read_text())["data"]["root"]
+    assert {"environment", "history", "summary", "run"} <= kept.records
 
 
 def leveldb_records(content: bytes) -> Iterator[bytes]:
@@ -194,18 +206,32 @@ def leveldb_records(content: bytes) -> Iterator[bytes]:
             parts = []
 
 
-def wandb_records(run_dir: Path) -> tuple[list[str], dict[str, Any]]:
-    """Names of artifacts, and the configuration, from the file that `wandb sync` sends."""
+class Kept(NamedTuple):
+    """What W&B keeps offline: names of artifacts, configuration, logged rows, kinds of records."""
+
+    folder: Path
+    artifacts: list[str]
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+    records: set[str]
+
+
+def wandb_records(run_dir: Path) -> Kept:
+    """From the file that `wandb sync` sends; the client has no reader of its own in Python."""
     (file,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
-    artifacts, config = [], {}
+    kept = Kept(file.parent, [], {}, [], set())
     for data in leveldb_records(file.read_bytes()):
         record = Record()
         record.ParseFromString(data)
         if record.HasField("artifact"):
-            artifacts.append(record.artifact.name)
+            kept.artifacts.append(record.artifact.name)
         for update in (*record.config.update, *record.run.config.update):
-            config[update.key or ".".join(update.nested_key)] = json.loads(update.value_json)
-    return artifacts, config
+            kept.config[update.key or ".".join(update.nested_key)] = json.loads(update.value_json)
+        if record.HasField("history"):
+            row = {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+            kept.history.append(row)
+        kept.records.add(str(record.WhichOneof("record_type")))
+    return kept
 
 
 def test_tensorboard_reads_what_the_table_has(run_dir: Path) -> None:
