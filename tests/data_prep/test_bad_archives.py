@@ -18,6 +18,7 @@ from matting_trees import rgba, run, save
 
 from data_prep import archives, ingest, shard
 from data_prep.archives import read_members
+from data_prep.files import write_atomic
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.folders import FolderSource
 from wan_alpha.data.media import write_ffv1
@@ -166,6 +167,13 @@ def test_no_room_is_said_and_the_same_command_continues(
     assert not list((tmp_path / "out").glob("*.mkv"))
     work(tmp_path / "out")
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    with file_size_limit(1000), pytest.raises(OSError, match="File too large") as caught:
+        write_atomic(tmp_path / "clip.webp", bytes(2000))
+    assert caught.value.filename == str(tmp_path / "clip.webp")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_disk_that_is_really_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
