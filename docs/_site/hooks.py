@@ -17,7 +17,7 @@ import results_page
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("benchmarks/results/*", "experiments/results/*.json", "experiments/results/*.png", "experiments/README.md")
+COPIED = ("benchmarks/results/*", "experiments/results/*.json", "experiments/README.md")
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 

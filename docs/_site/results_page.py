@@ -93,8 +93,7 @@ def trained() -> Iterator[str]:
             f"Of `experiment={path.stem}` and the parts that go on from it. Which have been run",
         )
         yield from ("stands in [the list of experiments](experiments/README.md).", "")
-        text = path.read_text(encoding="utf-8").strip()
-        yield from (re.sub(r"\]\(([^):/]+\.png)\)", r"](experiments/results/\1)", text), "")
+        yield from (path.read_text(encoding="utf-8").strip(), "")
         raw = path.with_suffix(".json")
         if raw.exists():
             yield from (f"[Raw figures]({raw.relative_to(ROOT).as_posix()})", "")
