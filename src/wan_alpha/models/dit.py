@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ Expert = Literal["transformer", "transformer_2"]
 """Of a base that has two: `transformer` samples high noise, `transformer_2` low noise."""
 AdapterKind = Literal["dora", "lora", "full"]
 Quantisation = Literal["none", "fp8", "nf4"]
+CPP_COMPILERS = ("g++", "clang++")
 
 
 def load_transformer(
@@ -69,10 +71,13 @@ def compile_blocks(transformer: WanTransformer3DModel) -> None:
     """Compile one block for all of them: seconds instead of the minutes a whole transformer takes.
 
     Raises:
-        BaseError: there is no GPU, where this would cost more than it gives.
+        BaseError: there is neither a GPU nor a C++ compiler, without which torch cannot compile for a processor.
     """
-    if not torch.cuda.is_available():
-        raise BaseError("model.frozen.compile=true is for a CUDA GPU and there is none here; set it to false")
+    if not torch.cuda.is_available() and not any(map(shutil.which, CPP_COMPILERS)):
+        raise BaseError(
+            "model.frozen.compile=true needs a CUDA GPU, or to try it on a processor a C++ compiler "
+            f"({' or '.join(CPP_COMPILERS)}); there is neither here: set it to false"
+        )
     transformer.compile_repeated_blocks()
 
 

@@ -1,0 +1,32 @@
+"""Compiled blocks under several ranks: the losses and weights of the run that compiles nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from launch import train
+from ranks import run_ranks
+from small_dit_base import write_complete_base
+from test_dit_runs import small
+from test_strategies import CALM, assert_same_run
+
+from wan_alpha.models.dit import CPP_COMPILERS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.skipif(not any(map(shutil.which, CPP_COMPILERS)), reason="torch compiles here with g++ or clang++")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_compiled_and_checkpointed_blocks_on_two_ranks(strategy: str, clips: Path, tmp_path: Path) -> None:
+    base = write_complete_base(tmp_path / "base", adapters=True)
+
+    def command(name: str, *more: str) -> list[str]:
+        every = ["trainer.log_every_n_steps=1", "trainer.gradient_clip_val=0", "trainer.max_steps=2"]
+        return small(base, clips, tmp_path / name, *CALM, *every, *more)
+
+    train(*command("eager"))
+    compiled = ["model.frozen.compile=true", "trainer.activation_checkpointing=true", f"trainer.strategy={strategy}"]
+    run_ranks(2, *command("compiled", *compiled))
+    assert_same_run(tmp_path / "compiled", tmp_path / "eager")
