@@ -64,8 +64,8 @@ def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
     tell(summary, systems, prompts, common, scores, shape, problems)
     summary.facts |= {"generators": how_made(config, out)} if config.generators else {}
     if config.networks.fvd:
-        counted = [p.id for p in common if p.id in set(summary.clips)]
-        add_fvd(summary, systems, counted, shape, config, device, out)
+        measured = [p.id for p in common if p.id in set(summary.clips)]
+        add_fvd(summary, systems, measured, shape, config, device, out)
     Console().print(terminal_table(summary, f"{len(summary.clips)} prompts of {config.prompts}"))
     write_results(out, summary, scores)
     publish(out, summary, scores, config, "Generated transparency, side by side", pieces(config))
