@@ -95,14 +95,16 @@ def per_clip(found: dict[str, dict[str, float]]) -> dict[str, float]:
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--generation", type=int, nargs="+", default=[8, 32, 128])
-    parser.add_argument("--reconstruction", type=int, nargs="+", default=[6, 24])
+    parser.add_argument("--generation", type=int, nargs="+", default=[8, 32, 96])
+    parser.add_argument("--reconstruction", type=int, nargs="+", default=[8, 24, 40])
     options = parser.parse_args()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     made = generation(options.generation, frames=17, side=64)
     read = reconstruction(options.reconstruction)
     result = {
         "command": "python -m benchmarks.evaluate_speed " + " ".join(sys.argv[1:]),
-        "machine": {"cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS")},
+        "commit": commit,
+        "machine": {"cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS"), "load": os.getloadavg()[0]},
         "generation 17x64x64": {"clips": made, "one more clip": per_clip(made)},
         "reconstruction 5x64x64": {"clips": read, "one more clip": per_clip(read)},
     }
