@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from kornia.filters import sobel
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -70,6 +71,16 @@ def test_sobel_of_a_ramp_is_its_slope(axis):
     assert edges.shape == (1, 3, 2, 6, 9)
     inside = edges[..., 1:-1, 1:-1]
     torch.testing.assert_close(inside, torch.full_like(inside, (0.2**2 + EPS) ** 0.5))
+
+
+def test_sobel_and_its_gradient_equal_kornia():
+    clip = picture(size=8, batch=2).double().requires_grad_()
+    edges = edge_magnitude(clip)
+    frames = sobel(clip.transpose(1, 2).flatten(0, 1), eps=EPS).unflatten(0, (2, 2)).transpose(1, 2)
+    torch.testing.assert_close(edges, frames, rtol=1e-12, atol=1e-12)
+    weights = torch.rand(edges.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    ours, reference = (torch.autograd.grad((x * weights).sum(), clip)[0] for x in (edges, frames))
+    torch.testing.assert_close(ours, reference, rtol=1e-10, atol=1e-12)
 
 
 def test_central_differences_equal_numpy():

@@ -21,7 +21,6 @@ PACKAGES = (
     "pytorch-lightning",
     "hydra-core",
     "omegaconf",
-    "kornia",
     "torchmetrics",
     "webdataset",
     "av",
