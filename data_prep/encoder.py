@@ -10,16 +10,14 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from wan_alpha.baselines.kinds import load_latent_codec
 from wan_alpha.data.captions import CaptionStyle
 from wan_alpha.data.dataset import HELD_OUT_SEED, ClipDataset, Sample, collate
 from wan_alpha.data.folders import FolderSource
 from wan_alpha.data.latents import INSTEAD, LatentEntry, LatentsError, entry_key, read_latent_header, write_latent_shard
 from wan_alpha.data.shards import ShardSource
 from wan_alpha.data.source import SPLITS, ClipSource
-from wan_alpha.models.adapters import load_adapters
-from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
-from wan_alpha.models.base import check_size, load_vae, spatial_stride, temporal_stride
-from wan_alpha.models.codecs import AlphaCodec, Codec, ColourCodec
+from wan_alpha.models.base import check_size, spatial_stride, temporal_stride
 from wan_alpha.models.identity import codec_identity, text_identity
 from wan_alpha.models.image_condition import condition_latent
 from wan_alpha.models.image_encoder import ImageEncoder, first_pictures, wants_features
@@ -82,7 +80,7 @@ class Encoder:
 
     def __init__(self, options: Options, device: str) -> None:
         self.options, self.device = options, device
-        self.codec = build_codec(options.base, options.adapters).to(device)
+        self.codec = load_latent_codec(options.base, options.adapters).to(device)
         self.text = TextEncoder.from_pretrained(options.base).to(device) if options.text else None
         pictured = options.task == "i2v" and wants_features(options.base)
         self.image = ImageEncoder.from_pretrained(options.base).to(device) if pictured else None
@@ -202,17 +200,6 @@ class Encoder:
         assert self.text is not None
         embedding = cut_padding(self.text([caption]))[0]
         return embedding.to(getattr(torch, self.options.dtype)).cpu().contiguous()
-
-
-def build_codec(base: str, adapters: str | None) -> Codec:
-    """The frozen VAE: with its adapters for RGBA, without for opaque video."""
-    vae = load_vae(base)
-    if adapters is None:
-        return ColourCodec(vae)
-    loaded = load_adapters(adapters, vae)
-    alpha_vae = AlphaVAE(vae, AdapterSpec(**loaded.spec), checkpointing=False)
-    alpha_vae.load_adapter_state(loaded.tensors)
-    return AlphaCodec(alpha_vae)
 
 
 def open_clips(options: Options, split: str) -> ClipSource:

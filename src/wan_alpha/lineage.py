@@ -59,6 +59,12 @@ def folder_piece(kind: Kind, folder: str | Path, keep: bool = True) -> Piece:
     return Piece(kind, digest.hexdigest(), tuple(files) if keep else ())
 
 
+def file_piece(kind: Kind, file: str | Path) -> Piece:
+    """A single file of weights, by its content; only the digest of it is kept."""
+    with open(file, "rb") as content:
+        return Piece(kind, hashlib.file_digest(content, "sha256").hexdigest())
+
+
 def write_lineage(folder: str | Path, made: Sequence[Piece], used: Sequence[Piece]) -> None:
     """`lineage.json`: names and digests of what lies here and of what it was made of."""
     target = Path(folder) / FILE

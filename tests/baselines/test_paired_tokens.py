@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from evaluating.test_generators import run as evaluate
 from small_dit import dit_inputs, random_dit
 from small_dit_base import write_complete_base
 from small_world import random_base
@@ -16,6 +18,9 @@ from wan_alpha.baselines.interface import Sampling, UnknownSystemError
 from wan_alpha.baselines.paired_tokens import PairedCodec, PairedSpec, load_paired, pair_tokens, save_paired
 from wan_alpha.baselines.registry import Setting, load_generator
 from wan_alpha.command import ConfigError
+from wan_alpha.evaluating.generators import trained_pieces
+from wan_alpha.evaluating.record import RecordError
+from wan_alpha.lineage import described
 from wan_alpha.models.adapters import AdapterError
 from wan_alpha.models.codecs import ColourCodec
 from wan_alpha.rendering import COLOURS, alpha_to_rgb, hard_render
@@ -143,5 +148,17 @@ def test_a_run_trains_and_is_generated_with(clips: Path, tmp_path: Path) -> None
     assert video.shape == (5, 16, 16, 4)
     assert np.array_equal(video, generator.generate("disc1", 0))
     assert not np.array_equal(video, generator.generate("disc1", 1))
+    chain = json.loads((out / "lineage.json").read_text())
+    assert described(trained_pieces(f"paired={out}"), [])["made"] == chain["made"]  # the run's own name for it
     with pytest.raises(UnknownSystemError, match="paired=RUN"):
         load_generator("paired", setting)
+    (tmp_path / "prompts.json").write_text('{"p1": "disc1"}')
+    measured = [
+        "base=path", f"base.path={base}", f"generators.p=paired={out}", "sampling.num_frames=5", "sampling.height=16",
+        "sampling.width=16", "sampling.num_inference_steps=1",
+    ]  # fmt: skip
+    facts = evaluate(tmp_path / "prompts.json", tmp_path / "measured", *measured)["facts"]["generators"]["p"]
+    assert facts["trained"] == [piece["name"] for piece in chain["made"]]
+    save_paired(random_dit(), PairedSpec(2, 2.0), out / "adapters")  # other weights in the same place
+    with pytest.raises(RecordError, match=r"made otherwise: trained: \['dit-adapters-"):
+        evaluate(tmp_path / "prompts.json", tmp_path / "measured", *measured)

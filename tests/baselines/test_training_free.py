@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +21,10 @@ from wan_alpha.baselines.matting import MattingGenerator, colour_key, load_matti
 from wan_alpha.baselines.registry import Setting, load_generator, sampling_with
 from wan_alpha.baselines.transpixeler import PUBLISHED
 from wan_alpha.baselines.wan_sampler import WanSampler
-from wan_alpha.data.media import probe
+from wan_alpha.data.media import probe, read_frames
 from wan_alpha.evaluating.record import RecordError
+from wan_alpha.lineage import folder_piece
+from wan_alpha.models.assets import asset
 from wan_alpha.models.base import SizeError
 from wan_alpha.pipeline.pipeline import AlphaWanPipeline
 
@@ -182,9 +185,22 @@ def test_evaluation_makes_and_measures_the_videos_of_two_baselines(base: Path, t
 def test_ours_and_a_baseline_stand_side_by_side_on_the_shipped_base(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.json"
     prompts.write_text('{"p1": "a parrot"}')
-    command = ["base=tiny", "generators.ours=tiny", "generators.key=matting", "sampling.num_frames=5"]
-    command += ["sampling.height=32", "sampling.width=32", "sampling.num_inference_steps=1", "device=cpu"]
+    command = ["base=tiny", "generators.ours=tiny", "generators.key=matting", "generators.same=rgba_vae=tiny"]
+    command += [
+        "sampling.num_frames=5",
+        "sampling.height=32",
+        "sampling.width=32",
+        "sampling.num_inference_steps=1",
+        "device=cpu",
+    ]
     summary = evaluate(prompts, tmp_path / "out", *command)
-    assert list(summary["systems"]) == ["ours", "key"]
+    assert list(summary["systems"]) == ["ours", "key", "same"]
+    videos = [read_frames(tmp_path / "out" / "videos" / name / "p1.mkv", count=5) for name in ("ours", "same")]
+    assert np.abs(videos[0].astype(int) - videos[1]).max() <= 1  # the sampler of baselines is the pipeline's
     made = summary["facts"]["generators"]["ours"]  # what was not given, too
     assert (made["system"], made["steps"], made["guidance_scale"], made["seed"]) == ("tiny", 1, 5.0, 0)
+    shipped = [folder_piece("vae-adapters", asset("tiny-adapters")), folder_piece("dit-adapters", asset("tiny-dora"))]
+    used = json.loads((tmp_path / "out" / "lineage.json").read_text())["used"]
+    assert used == [{"kind": p.kind, "name": p.name, "sha256": p.digest} for p in shipped]
+    names = {name: facts.get("trained") for name, facts in summary["facts"]["generators"].items()}
+    assert names == {"ours": [p.name for p in shipped], "key": None, "same": [p.name for p in shipped]}

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from small_dit_base import write_complete_base
 from small_world import random_base
 from torch import Tensor
 from training.launch import small, train
 
+from wan_alpha.baselines import Sampling
 from wan_alpha.baselines.four_channel import FourChannelSpec, FourChannelVAE, gaussian_kl
 from wan_alpha.baselines.latent_offset import LatentOffsetSpec, LatentOffsetVAE
 from wan_alpha.baselines.offset_networks import pad_colour
-from wan_alpha.baselines.registry import UnknownSystemError, load_codec
+from wan_alpha.baselines.registry import Setting, UnknownSystemError, load_codec, load_generator
 from wan_alpha.baselines.vae import BaselineVAE
+from wan_alpha.baselines.wan_sampler import to_rgba
+from wan_alpha.evaluating.generators import trained_pieces
+from wan_alpha.lineage import described
 from wan_alpha.losses.alpha import AlphaVAELoss
 from wan_alpha.models.adapters import AdapterError
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
@@ -150,6 +157,34 @@ def test_a_run_trains_exports_and_its_codec_gives_the_same(
     assert all(torch.equal(t, again.adapter_state()[n]) for n, t in vae.adapter_state().items())
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_generator_is_trained_on_its_latents_and_shown_by_it(
+    method: type[BaselineVAE], clips: Path, tmp_path: Path
+) -> None:
+    base, run, vae = write_complete_base(tmp_path / "base"), tmp_path / "run", model(method, disturb=0.05)
+    vae.save_adapters(tmp_path / "vae")
+    train(
+        "stage=dit", "base=path", f"base.path={base}", "data=clips", f"data.root={clips}", f"run_dir={run}",
+        f"model.vae_adapters={tmp_path / 'vae'}", "data.size=[16,16]", "data.num_frames=5", "data.batch_size=2",
+        "data.num_workers=0", "data.val_clips=1", "model.adapter.rank=2", "model.variants=1",
+        "model.samples.prompts=[]", "optim.lr=0.01", "optim.warmup_steps=0", "trainer.precision=32-true",
+        "trainer.threads=1", "trainer.max_steps=2", "trainer.val_every_n_steps=0", "callbacks.progress=false",
+    )  # fmt: skip
+    setting = Setting(str(base), Sampling(5, 16, 16, steps=2, guidance=2.0), torch.device("cpu"))
+    generator: Any = load_generator(f"rgba_vae={run}", setting)
+    z = generator.sampler.sample(generator.sampler.velocity_model("disc1"), 0)
+    with torch.no_grad():
+        rgb, alpha = vae.decode(vae.denormalize(z))
+    assert np.array_equal(generator.generate("disc1", 0), to_rgba(rgb, alpha))
+    plain = setting.sampler().transformer.state_dict()
+    assert any(not torch.equal(t, plain[n]) for n, t in generator.sampler.transformer.state_dict().items())
+    chain = json.loads((run / "lineage.json").read_text())
+    assert described(trained_pieces(f"rgba_vae={run}"), [])["made"] == chain["made"]
+    assert [piece["kind"] for piece in chain["used"]] == ["data", "vae-adapters"]
+    with pytest.raises(UnknownSystemError, match="holds the VAE and the DoRA"):
+        load_generator(f"rgba_vae={tmp_path / 'vae'}", setting)
+
+
 def test_files_of_another_kind_are_refused_by_name(wan22: Path, tmp_path: Path) -> None:
     model(LatentOffsetVAE).save_adapters(tmp_path / "offset")
     AlphaVAE(load_vae(wan22), AdapterSpec(2, 2.0)).save_adapters(tmp_path / "ours")
@@ -159,7 +194,7 @@ def test_files_of_another_kind_are_refused_by_name(wan22: Path, tmp_path: Path) 
         FourChannelVAE.from_pretrained(wan22, tmp_path / "ours")
     file = tmp_path / "ours" / "adapters.json"
     file.write_text(file.read_text().replace("alpha_vae", "beta_vae"))
-    with pytest.raises(UnknownSystemError, match="kind beta_vae; this version knows alpha_vae, latent_offset, four"):
+    with pytest.raises(AdapterError, match="kind beta_vae; this version knows alpha_vae, latent_offset, four"):
         load_codec(str(wan22), str(tmp_path / "ours"), torch.device("cpu"))
     with pytest.raises(UnknownSystemError, match="found neither"):
         load_codec(str(wan22), str(tmp_path / "nothing"), torch.device("cpu"))

@@ -9,17 +9,12 @@ from typing import Any
 
 import torch
 
-from wan_alpha.baselines.four_channel import FourChannelVAE
 from wan_alpha.baselines.interface import Codec, Generator, Sampling, UnknownSystemError
-from wan_alpha.baselines.latent_offset import LatentOffsetVAE
+from wan_alpha.baselines.kinds import load_trained_vae
 from wan_alpha.baselines.ours import CeilingCodec, FloorCodec, RgbaVAECodec
-from wan_alpha.models.adapters import AdapterError, adapter_kind, locate_adapters
+from wan_alpha.lineage import Kind
+from wan_alpha.models.adapters import AdapterError, locate_adapters
 from wan_alpha.models.alpha_vae import AlphaVAE
-
-VAES: dict[str, type[AlphaVAE] | type[LatentOffsetVAE] | type[FourChannelVAE]] = {
-    vae.kind: vae for vae in (AlphaVAE, LatentOffsetVAE, FourChannelVAE)
-}
-"""What stage=vae trains, by the kind that adapter files name."""
 
 REFERENCES: dict[str, Callable[[AlphaVAE], Codec]] = {"ceiling": CeilingCodec, "floor": FloorCodec}
 REFERENCE_NOTES = {
@@ -32,7 +27,8 @@ def load_codec(base: str, path: str, device: torch.device, dtype: torch.dtype = 
     """The codec whose files lie at `path` (a directory, a run, or a shipped name), on the base it was trained on.
 
     Raises:
-        UnknownSystemError: nothing that is known lies there.
+        UnknownSystemError: nothing lies there.
+        BaseError, AdapterError: see `load_trained_vae`.
     """
     try:
         locate_adapters(path)
@@ -40,10 +36,7 @@ def load_codec(base: str, path: str, device: torch.device, dtype: torch.dtype = 
         raise UnknownSystemError(
             f"{Path(path)}: expected adapters of stage=vae, an exported directory or a run; found neither"
         ) from None
-    kind = adapter_kind(path)
-    if kind not in VAES:
-        raise UnknownSystemError(f"{Path(path)}: adapters of kind {kind}; this version knows {', '.join(VAES)}")
-    return RgbaVAECodec(VAES[kind].from_pretrained(base, path, dtype).to(device))
+    return RgbaVAECodec(load_trained_vae(base, path, dtype).to(device))
 
 
 def load_reference(name: str, base: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Codec:
@@ -75,6 +68,23 @@ class Setting:
         return WanSampler(self.base, self.sampling, self.device, self.dtype, codec)
 
 
+Trained = dict[Path, Kind]
+"""Folders of adapters, and single files, with what they are."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A generator by its name.
+
+    Attributes:
+        load: (what stands behind `NAME=`, setting) -> the generator.
+        trained: what stands behind `NAME=` -> what was trained for it.
+    """
+
+    load: Callable[[str, Setting], Generator]
+    trained: Callable[[str], Trained] = lambda argument: {}
+
+
 # A generator is imported when it is asked for: codecs need none of it.
 def _matting(argument: str, setting: Setting) -> Generator:
     from wan_alpha.baselines.matting import MattingGenerator, colour_key, load_matting
@@ -102,6 +112,23 @@ def _paired(argument: str, setting: Setting) -> Generator:
     return LatentGenerator(sampler)
 
 
+def _rgba_vae(argument: str, setting: Setting) -> Generator:
+    from wan_alpha.baselines.kinds import load_latent_codec
+    from wan_alpha.baselines.wan_sampler import LatentGenerator
+    from wan_alpha.interop.adapter_files import find_adapters
+    from wan_alpha.models.dit_adapters import load_dit_adapters, merge_dit_adapters
+
+    files = find_adapters(argument or None)
+    if files.vae is None or files.dit is None:
+        raise UnknownSystemError(
+            f"rgba_vae={argument}: give a run of stage=dit, rgba_vae=RUN, whose adapters/ holds the VAE and the DoRA"
+        )
+    sampler = setting.sampler(load_latent_codec(setting.base, files.vae))
+    load_dit_adapters(sampler.transformer, files.dit)
+    merge_dit_adapters(sampler.transformer)
+    return LatentGenerator(sampler)
+
+
 def _transpixeler(argument: str, setting: Setting) -> Generator:
     from wan_alpha.baselines.transpixeler import TransPixelerGenerator
 
@@ -112,13 +139,48 @@ def _transpixeler(argument: str, setting: Setting) -> Generator:
     return TransPixelerGenerator.load(base, weights, sampling, setting.device, setting.dtype)
 
 
-GENERATORS: dict[str, Callable[[str, Setting], Generator]] = {
-    "matting": _matting,
-    "alfie": _alfie,
-    "paired": _paired,
-    "transpixeler": _transpixeler,
+def _paired_adapters(argument: str) -> Trained:
+    from wan_alpha.baselines.paired_tokens import locate_paired
+
+    return {_exported(locate_paired(argument), argument): "dit-adapters"} if argument else {}
+
+
+def _transpixeler_weights(argument: str) -> Trained:
+    weights = argument.partition(",")[2]
+    return {Path(weights): "dit-adapters"} if Path(weights).is_file() else {}
+
+
+def _adapters(argument: str) -> Trained:
+    from wan_alpha.interop.adapter_files import find_adapters
+
+    files = find_adapters(argument or None)
+    vae: Trained = {} if files.vae is None else {_exported(files.vae, argument): "vae-adapters"}
+    # The adapters of a run of stage=dit hold the VAE's, too, and are one thing: what that run has made.
+    return vae | {_exported(f, argument): "dit-adapters" for f in (files.dit, files.dit_2, files.distill) if f}
+
+
+def _exported(part: Path, given: str) -> Path:
+    """The folder that a part was exported to, unless the file itself was given."""
+    return part if part.is_dir() or Path(given).is_file() else part.parent
+
+
+GENERATORS: dict[str, Baseline] = {
+    "matting": Baseline(_matting),
+    "alfie": Baseline(_alfie),
+    "paired": Baseline(_paired, _paired_adapters),
+    "rgba_vae": Baseline(_rgba_vae, _adapters),
+    "transpixeler": Baseline(_transpixeler, _transpixeler_weights),
 }
-"""Name -> (what stands behind `name=`, setting) -> a generator."""
+
+
+def trained_for(system: str) -> Trained:
+    """What was trained for a system, be it a baseline or adapters of the project's own.
+
+    Raises:
+        AdapterError: there are no such adapters.
+    """
+    name, _, argument = system.partition("=")
+    return GENERATORS[name].trained(argument) if name in GENERATORS else _adapters(system)
 
 
 def sampling_with(system: str, setting: Setting) -> Sampling:
@@ -144,4 +206,4 @@ def load_generator(system: str, setting: Setting) -> Generator:
     name, _, argument = system.partition("=")
     if name not in GENERATORS:
         raise UnknownSystemError(f"{system}: no such baseline; there are {', '.join(GENERATORS)}")
-    return GENERATORS[name](argument, setting)
+    return GENERATORS[name].load(argument, setting)

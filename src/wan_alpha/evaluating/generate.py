@@ -25,10 +25,10 @@ from ..evaluation.scores import Score, Scores
 from ..evaluation.summary import Summary, summarise
 from ..evaluation.vbench import read_results, write_prompts, write_video
 from ..evaluation.videos import Shape, System, VideoError, common_shape, open_system, read
-from ..lineage import Piece, folder_piece
+from ..lineage import Piece
 from .config import EvaluateConfig
 from .fvd import add_fvd, video_bytes
-from .generators import how_made, make_videos
+from .generators import how_made, make_videos, trained_pieces
 from .publish import publish
 from .record import begin, write_bytes, write_results, write_text
 from .study import write_study
@@ -76,10 +76,8 @@ def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
 
 
 def pieces(config: EvaluateConfig) -> list[Piece]:
-    """The adapters that were generated with; of finished videos and of baselines nothing is known."""
-    places = [Path(value) for value in config.generators.values()]
-    folders = [place / "adapters" if (place / "adapters").is_dir() else place for place in places if place.is_dir()]
-    return list(dict.fromkeys(folder_piece("dit-adapters", folder) for folder in folders))
+    """What was trained for the generators, each once; of finished videos nothing is known."""
+    return list(dict.fromkeys(piece for system in config.generators.values() for piece in trained_pieces(system)))
 
 
 def fingerprint(system: System) -> dict[str, int]:

@@ -12,9 +12,10 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..baselines import Sampling
-from ..baselines.registry import Setting, is_generator, load_generator, sampling_with
+from ..baselines.registry import Setting, is_generator, load_generator, sampling_with, trained_for
 from ..data.media import write_ffv1
 from ..evaluation.prompts import Prompt
+from ..lineage import Piece, file_piece, folder_piece
 from .config import EvaluateConfig
 from .record import RecordError, write_text
 
@@ -71,6 +72,7 @@ def by_baseline(system: str, name: str, config: EvaluateConfig, prompts: Sequenc
     setting = Setting(config.base.path, sampling, device, dtype, asked(config))
     used = asdict(sampling_with(system, setting))
     made = {"system": system, "base": config.base.path, "seed": config.seed, "sampling": used}
+    made |= {"trained": names} if (names := trained_names(system)) else {}
     check_made(folder.with_name(f"{folder.name}.made.json"), made, folder)
     todo = [p for p in prompts if not (folder / f"{p.id}.mkv").exists()]
     if not todo:
@@ -105,17 +107,32 @@ def asked(config: EvaluateConfig) -> dict[str, Any]:
     return {key: value for key, value in named.items() if value is not None}
 
 
+def trained_pieces(system: str) -> list[Piece]:
+    """What was trained for a system, by content: adapters as the run that exported them has recorded them."""
+    return [folder_piece(kind, place) if place.is_dir() else file_piece(kind, place)
+            for place, kind in trained_for(system).items()]  # fmt: skip
+
+
+def trained_names(system: str) -> list[str]:
+    """The names that `lineage.json` gives to `trained_pieces`."""
+    return [piece.name for piece in trained_pieces(system)]
+
+
 def how_made(config: EvaluateConfig, out: Path) -> dict[str, dict[str, Any]]:
-    """generator -> what its videos were made with, defaults included, as their files say."""
-    found = {}
+    """generator -> what its videos were made with, defaults included, as their files say.
+
+    "trained" are the names that `lineage.json` gives to what was trained for it.
+    """
+    found: dict[str, dict[str, Any]] = {}
     for name, system in config.generators.items():
         folder = out / "videos" / name
         if is_generator(system):
             found[name] = json.loads(folder.with_name(f"{name}.made.json").read_text())
-            continue
-        about = json.loads(min(folder.glob("*.json")).read_text())
-        shape = {key: about[key] for key in ("num_frames", "height", "width")}
-        found[name] = {"system": system} | shape | {k: v for k, v in about["made_with"].items() if k != "prompt"}
+        else:
+            about = json.loads(min(folder.glob("*.json")).read_text())
+            shape = {key: about[key] for key in ("num_frames", "height", "width")}
+            found[name] = {"system": system} | shape | {k: v for k, v in about["made_with"].items() if k != "prompt"}
+            found[name]["trained"] = trained_names(system)
     return found
 
 

@@ -11,8 +11,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
 from ..rendering import soft_render
-from .alpha_vae import AlphaVAE
 from .base import fingerprint, spatial_stride, temporal_stride
+from .rgba_vae import RgbaVAE
 from .streaming import decode_chunks
 from .whole_clip import encode_features, latent_mean
 
@@ -45,13 +45,13 @@ class Codec(nn.Module):
 
 
 class AlphaCodec(Codec):
-    """RGBA video through the RGBA VAE: hard render on the sample's background, merged with alpha.
+    """RGBA video through an RGBA VAE of any kind; ours takes the hard render on the sample's background, and alpha.
 
     Args:
         alpha_vae: with trained adapters; frozen here.
     """
 
-    def __init__(self, alpha_vae: AlphaVAE) -> None:
+    def __init__(self, alpha_vae: RgbaVAE) -> None:
         super().__init__()
         self.alpha_vae = alpha_vae.requires_grad_(False).eval()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from diffusers import UniPCMultistepScheduler, WanPipeline
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
-from ..models.adapters import save_adapters
 from ..models.codecs import AlphaCodec, Codec
 from ..models.dit import Expert
 from ..models.dit_adapters import save_dit_adapters
@@ -29,9 +27,7 @@ def export_adapters(
     """
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(codec, AlphaCodec):
-        state = {n: t.to(torch.float16 if dtype == torch.float16 else t.dtype)
-                 for n, t in codec.alpha_vae.adapter_state().items()}  # fmt: skip
-        save_adapters(directory, codec.vae, asdict(codec.alpha_vae.spec), state)
+        codec.alpha_vae.save_adapters(directory, torch.float16 if dtype == torch.float16 else None)
     save_dit_adapters(transformer, directory, dtype, expert)
 
 

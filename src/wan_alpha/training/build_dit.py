@@ -11,12 +11,11 @@ from diffusers import UniPCMultistepScheduler
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from transformers import AutoTokenizer
 
+from ..baselines.kinds import load_latent_codec
 from ..baselines.paired_tokens import PairedCodec, PairedSpec, pair_tokens
 from ..losses.timesteps import Timesteps
-from ..models.adapters import load_adapters
-from ..models.alpha_vae import AdapterSpec, AlphaVAE
 from ..models.base import BaseError, load_vae, locate_base, temporal_stride
-from ..models.codecs import AlphaCodec, Codec, ColourCodec
+from ..models.codecs import Codec
 from ..models.dit import (
     compile_blocks,
     load_scheduler,
@@ -44,7 +43,7 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
     paired = PairedSpec(model.adapter.rank, model.adapter.alpha, model.adapter.rgb_sees_alpha)
     pairing = model.adapter.kind == "paired"
     codec: Codec = (
-        PairedCodec(load_vae(config.base.path)) if pairing else build_codec(config.base.path, model.vae_adapters)
+        PairedCodec(load_vae(config.base.path)) if pairing else load_latent_codec(config.base.path, model.vae_adapters)
     )
     source = _where(config, model)
     if source is None:
@@ -107,17 +106,6 @@ def _image_encoder(config: RunConfig, transformer: WanTransformer3DModel, codec:
         return None
     check_image_base(transformer, z_dim, temporal_stride(codec.vae))
     return None if transformer.config["image_dim"] is None else ImageEncoder.from_pretrained(config.base.path)
-
-
-def build_codec(base: str, vae_adapters: str | None) -> Codec:
-    """The frozen VAE: with its adapters for RGBA, without for opaque video."""
-    vae = load_vae(base)
-    if vae_adapters is None:
-        return ColourCodec(vae)
-    loaded = load_adapters(vae_adapters, vae)
-    alpha_vae = AlphaVAE(vae, AdapterSpec(**loaded.spec), checkpointing=False)
-    alpha_vae.load_adapter_state(loaded.tensors)
-    return AlphaCodec(alpha_vae)
 
 
 def _where(config: RunConfig, model: AlphaDiTConfig) -> str | None:
