@@ -285,8 +285,19 @@ def test_fvd_goes_on_where_it_was(tmp_path: Path, prompts: Path, monkeypatch: py
     run(prompts, tmp_path / "out", *command)
     assert len(seen) == 5
     write_ffv1(frames(2), 12, reference / "001.mkv")  # another reference is measured anew
-    assert run(prompts, tmp_path / "out", *command)["systems"]["a"]["fvd"]["mean"] > 1e-3
+    goes_on = run(prompts, tmp_path / "out", *command)["systems"]["a"]["fvd"]["mean"]
     assert len(seen) == 6
+    assert goes_on > 1e-3
+    assert goes_on == run(prompts, tmp_path / "whole", *command)["systems"]["a"]["fvd"]["mean"]
+    assert len(seen) == 10
+
+    class Darkest(torch.nn.Module):
+        def forward(self, video: torch.Tensor) -> torch.Tensor:
+            return 2 * video.to(torch.float32).amin((2, 3, 4)) + 1
+
+    torch.jit.script(Darkest()).save(str(tmp_path / "video.pt"))  # another network in the same file sees all of them
+    run(prompts, tmp_path / "out", *command)
+    assert len(seen) == 14
 
 
 def tiny_clip(folder: Path) -> Path:
