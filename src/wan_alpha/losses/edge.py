@@ -23,8 +23,8 @@ def edge_magnitude(pictures: Tensor, kind: Edge = "sobel") -> Tensor:
     Args:
         pictures: (B, C, T, H, W).
         kind: "sobel": the Sobel operator per channel, normalised so that a ramp of slope s per pixel reads |s|,
-            borders replicated (`kornia.filters.sobel`). "central": the authors' code, x[i+1] - x[i-1] of the grey picture (C must be 3) with
-            zeros outside, so that the ramp reads 2|s| times the luma weights' sum of 0.86.
+            borders replicated (`kornia.filters.sobel`). "central": the authors' code, x[i+1] - x[i-1] of the grey
+            picture (C must be 3) with zeros outside, so that the ramp reads 2|s| times the luma weights' sum of 0.86.
 
     Returns:
         (B, C, T, H, W), or (B, 1, T, H, W) for "central": sqrt(gx² + gy² + EPS).
