@@ -25,7 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 Options = typing.TypeVar("Options")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
 
 
 def parse(schema: type[Options], arguments: list[str], program: str) -> Options:

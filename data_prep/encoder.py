@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from wan_alpha.baselines.kinds import load_latent_codec
@@ -23,7 +24,9 @@ from wan_alpha.models.image_condition import condition_latent
 from wan_alpha.models.image_encoder import ImageEncoder, first_pictures, wants_features
 from wan_alpha.models.text import TextEncoder, cut_padding
 from wan_alpha.rendering import cell_means
+from wan_alpha.schema import Count, Natural, Share
 
+Zoom = Annotated[float, Ge(1)]
 DTYPES = ("float16", "bfloat16", "float32")
 
 
@@ -35,17 +38,17 @@ class Options:
     out: Annotated[Path, "where the latents go"]
     base: Annotated[str, "tiny, a known name, a hub id or a path"] = "tiny"
     adapters: Annotated[str | None, "of the RGBA VAE: tiny, a run or a directory; null: opaque video"] = "tiny"
-    variants: Annotated[int, "samples of every clip: windows, crops and background colours"] = 4
-    num_frames: Annotated[int, "frames of a sample, 1 + 4k"] = 5
-    height: Annotated[int, "of a sample in pixels"] = 64
-    width: Annotated[int, "of a sample in pixels"] = 64
-    frame_stride: Annotated[int, "take every so-manyth frame"] = 1
-    zoom: Annotated[float, "random crops up to this zoom, from 1"] = 1.5
+    variants: Annotated[Count, "samples of every clip: windows, crops and background colours"] = 4
+    num_frames: Annotated[Count, "frames of a sample, 1 + 4k"] = 5
+    height: Annotated[Count, "of a sample in pixels"] = 64
+    width: Annotated[Count, "of a sample in pixels"] = 64
+    frame_stride: Annotated[Count, "take every so-manyth frame"] = 1
+    zoom: Annotated[Zoom, "random crops up to this zoom, from 1"] = 1.5
     flip: Annotated[bool, "mirror every second sample"] = True
     stills: Annotated[str, "smooth, integer or static: how a picture becomes a clip"] = "smooth"
     seed: Annotated[int, "of the order and of every training sample's window and colour"] = 0
-    val_clips: Annotated[int | None, "encode the first so many held-out clips; null: all"] = None
-    val_share: Annotated[float, "share of clips held out, where the folder does not say"] = 0.1
+    val_clips: Annotated[Count | None, "encode the first so many held-out clips; null: all"] = None
+    val_share: Annotated[Share, "share of clips held out, where the folder does not say"] = 0.1
     task: Annotated[str, "t2v, or i2v: also each clip's first frame, as a latent and as the base's CLIP sees it"] = (
         "t2v"
     )
@@ -56,11 +59,11 @@ class Options:
     dtype: Annotated[str, "of the stored latents: float16 is closer than bfloat16, for they are near unit scale"] = (
         "float16"
     )
-    batch: Annotated[int, "samples that are encoded at once"] = 4
-    shard_samples: Annotated[int, "samples in a shard"] = 256
+    batch: Annotated[Count, "samples that are encoded at once"] = 4
+    shard_samples: Annotated[Count, "samples in a shard"] = 256
     devices: Annotated[str, "one process each: cpu, cpu,cpu or cuda:0,cuda:1"] = "cpu"
-    part: Annotated[int, "which part of the shards this machine encodes, from 0"] = 0
-    parts: Annotated[int, "how many machines share the shards"] = 1
+    part: Annotated[Natural, "which part of the shards this machine encodes, from 0"] = 0
+    parts: Annotated[Count, "how many machines share the shards"] = 1
     wandb: Annotated[str, "disabled, offline or online: note at Weights & Biases what was made of what"] = "disabled"
     project: Annotated[str, "of Weights & Biases"] = "wan-alpha"
 

@@ -30,6 +30,7 @@ from wan_alpha.data.errors import DataError
 from wan_alpha.data.folders import FolderSource
 from wan_alpha.data.resize import resize_rgba, to_uint8
 from wan_alpha.data.source import SPLITS
+from wan_alpha.schema import Positive
 
 Look = npt.NDArray[np.float32]
 
@@ -50,7 +51,7 @@ class Options:
 
     root: Annotated[Path, "folder written by data_prep.ingest without size="]
     out: Annotated[Path, "where the sample's shards go"]
-    max_mb: Annotated[float, "total size of the shards in megabytes (10^6 bytes)"] = 19.0
+    max_mb: Annotated[Positive, "total size of the shards in megabytes (10^6 bytes)"] = 19.0
     sheet: Annotated[Path | None, "also draw the chosen clips on a checkerboard, as PNG"] = None
 
 

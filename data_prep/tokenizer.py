@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from data_prep.cli import parse
 from wan_alpha.data.rewording import TEMPLATE_WORDS
 from wan_alpha.data.shards import ShardSource
+from wan_alpha.schema import Count
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 
@@ -30,7 +31,7 @@ class Options:
 
     root: Annotated[Path, "folder of shards"]
     out: Annotated[Path, "where the tokenizer goes"]
-    vocabulary: Annotated[int, "number of tokens at most"] = 2048
+    vocabulary: Annotated[Count, "number of tokens at most"] = 2048
 
 
 def train_tokenizer(captions: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_type_hints
 
 import pytest
+from annotated_types import Ge, Gt, Le
 
 from data_prep.cli import parse, told
 from wan_alpha.schema import Count, Natural, Share
@@ -53,6 +55,32 @@ def test_errors_say_what_was_given_and_what_was_meant(arguments: list[str], mess
     with pytest.raises(SystemExit) as caught:
         run(*arguments)
     assert message in str(caught.value.code)
+
+
+STEPS = ("caption", "encoder", "index", "ingest", "sample", "shard", "tokenizer", "verify")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_number_of_a_step_has_a_range(step: str) -> None:
+    schema = importlib.import_module(f"data_prep.{step}").Options
+    hints = get_type_hints(schema, include_extras=True)
+    assert {name for name, hint in hints.items() if unbounded(hint)} <= {"seed"}
+
+
+def unbounded(hint: Any, bounds: tuple[Any, ...] = ()) -> bool:
+    """Whether a type is a number, or may be one, of any size."""
+    if isinstance(hint, type):
+        return hint in (int, float) and not any(isinstance(bound, Ge | Gt | Le) for bound in bounds)
+    members, bounds = (get_args(hint)[:1], hint.__metadata__) if hasattr(hint, "__metadata__") else (get_args(hint), ())
+    return any(unbounded(member, bounds) for member in members)
+
+
+def test_a_place_that_cannot_be_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as caught, told():
+        (tmp_path / "file" / "out").mkdir(parents=True)
+    assert caught.value.code == 1
+    assert f"{tmp_path / 'file' / 'out'}: Not a directory; give " in capsys.readouterr().err
 
 
 def test_a_place_where_nobody_may_write_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

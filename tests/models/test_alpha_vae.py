@@ -195,6 +195,26 @@ def test_alpha_outside_its_range_is_refused_where_people_call(value: float) -> N
     vae.encode(rgb, alpha, streaming=False)  # a training step does not look at values: that would stall a GPU
 
 
+@pytest.mark.parametrize("value", [-1.01, 1.01, 255.0, float("nan")])
+def test_colours_outside_their_range_are_refused_where_people_call(value: float) -> None:
+    vae = model("wan22")
+    rgb, alpha = clip(5)
+    with pytest.raises(
+        ValueError, match=rf"background lies in \[.*{value:g}.*\]; expected \[-1, 1\]: map 8-bit values"
+    ):
+        vae.encode(rgb, alpha, background=(0.0, value, 1.0))
+    rgb[0, 1, 2, 3, 3] = value
+    with pytest.raises(ValueError, match=rf"rgb lies in \[.*{value:g}.*\]; expected \[-1, 1\]: map 8-bit values"):
+        vae.encode(rgb, alpha)
+    vae.encode(rgb, alpha, streaming=False)
+
+
+@pytest.mark.parametrize("given", ["magenta", None, ("red", 0, 0), [[1.0], [0.0, 1.0]]])
+def test_a_background_that_is_no_colour_is_refused(given: object) -> None:
+    with pytest.raises(ValueError, match=r"background is .*; expected three numbers in \[-1, 1\]"):
+        model("wan22").encode(*clip(5), background=given)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("shape", [(1, 16, 2, 2, 2), (1, 6, 2, 2), (6, 2, 2, 2)])
 def test_latents_of_another_base_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"this base takes \(B, 6, T', h, w\)"):

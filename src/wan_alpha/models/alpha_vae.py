@@ -106,12 +106,12 @@ class AlphaVAE(RgbaVAE):
             (B, z, 1 + (T-1)/4, H/s, W/s).
 
         Raises:
-            ValueError: shapes a Wan VAE cannot take, or (with `streaming` only) alpha outside [0, 1].
+            ValueError: shapes a Wan VAE cannot take, or (with `streaming` only) values outside these ranges.
         """
         self.check_clip(rgb, alpha)
+        colour = as_colour(background, rgb)
         if streaming:  # a training step must not wait for the device
-            check_alpha_range(alpha)
-        colour = torch.as_tensor(background, dtype=rgb.dtype, device=rgb.device)
+            check_ranges(rgb, alpha, colour)
         hard, grey = hard_render(rgb, alpha, colour), alpha_to_rgb(alpha)
         if not streaming:
             return self._encode_clip(hard, grey)
@@ -122,7 +122,7 @@ class AlphaVAE(RgbaVAE):
         with torch.no_grad():
             features = encode_features(self.base, torch.cat([hard, grey]))
         rgb_features, alpha_features = features.chunk(2)
-        return self.merge(rgb_features, alpha_features, self.run)
+        return self.merge(rgb_features, alpha_features)
 
     @torch.no_grad()
     def _encode_stream(self, hard: Tensor, grey: Tensor) -> Iterator[Tensor]:
@@ -143,9 +143,11 @@ class AlphaVAE(RgbaVAE):
         self.check_latent(z)
         if streaming:
             return self._decode_stream(z, "rgb"), rgb_to_alpha(self._decode_stream(z, "alpha"))
-        rgb = decode_clip(self.base, z, self.adapters.runner("rgb", self.run))
-        grey = decode_clip(self.base, z, self.adapters.runner("alpha", self.run))
-        return rgb, rgb_to_alpha(grey)
+        return self._decode_clip(z, "rgb"), rgb_to_alpha(self._decode_clip(z, "alpha"))
+
+    def _decode_clip(self, z: Tensor, adapter: str) -> Tensor:
+        large, small = (self.adapters.runner(adapter, run) for run in (self.run, run_plain))
+        return decode_clip(self.base, z, large, small)
 
     @torch.no_grad()
     def _decode_stream(self, z: Tensor, adapter: str) -> Tensor:
@@ -173,11 +175,25 @@ class AlphaVAE(RgbaVAE):
         save_adapters(directory, self.base, asdict(self.spec), tensors)
 
 
-def check_alpha_range(alpha: Tensor) -> None:
-    """Alpha must lie in [0, 1]; NaN does not."""
-    low, high = (float(bound) for bound in alpha.aminmax())
-    if not (low >= 0 and high <= 1):
+def check_ranges(rgb: Tensor, alpha: Tensor, background: Tensor) -> None:
+    """Colours must lie in [-1, 1], alpha in [0, 1]; NaN does not."""
+    for name, values, lowest, advice in (
+        ("rgb", rgb, -1, "map 8-bit values with x / 127.5 - 1"),
+        ("alpha", alpha, 0, "divide 8-bit values by 255, map a decoded grey picture with (x + 1) / 2"),
+        ("background", background, -1, "map 8-bit values with x / 127.5 - 1"),
+    ):
+        low, high = (float(bound) for bound in values.aminmax())
+        if not (low >= lowest and high <= 1):
+            raise ValueError(
+                f"{name} lies in [{low:g}, {high:g}]; expected [{lowest}, 1]: {advice}, and clamp what a decoder gave"
+            )
+
+
+def as_colour(background: Sequence[float] | Tensor, like: Tensor) -> Tensor:
+    """A colour, or one per sample, as a tensor beside `like`."""
+    try:
+        return torch.as_tensor(background, dtype=like.dtype, device=like.device)
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            f"alpha lies in [{low:g}, {high:g}]; expected [0, 1]: divide 8-bit values by 255, map a decoded grey "
-            "picture with (x + 1) / 2, and clamp what a decoder gave"
-        )
+            f"background is {background!r}; expected three numbers in [-1, 1] or a tensor (B, 3): (1, -1, 1) is magenta"
+        ) from error
