@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from generate_calls import composed
 from sample_video import disc
 from small_world import random_dora, random_pipeline, random_vae_adapters
 
+from wan_alpha.pipeline import generate
+from wan_alpha.pipeline.config import GenerateConfig
 from wan_alpha.pipeline.pipeline import AlphaWanPipeline
 from wan_alpha.pipeline.video import Video
 
@@ -28,6 +31,13 @@ def small_adapters(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="session")
+def distill(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA in LightX2V's names."""
+    out = tmp_path_factory.mktemp("distill") / "lightx2v.safetensors"
+    return random_dora(small_base, out, rank=2, prefix="diffusion_model.", magnitude=False, seed=9)
+
+
+@pytest.fixture(scope="session")
 def pipe(small_base: Path, small_adapters: Path) -> AlphaWanPipeline:
     """Merged; not to be changed."""
     pipe = AlphaWanPipeline.from_pretrained(small_base, small_adapters)
@@ -38,3 +48,17 @@ def pipe(small_base: Path, small_adapters: Path) -> AlphaWanPipeline:
 @pytest.fixture
 def video() -> Video:
     return disc()
+
+
+@pytest.fixture
+def config(small_base: Path, small_adapters: Path, tmp_path: Path) -> GenerateConfig:
+    return composed(
+        "base=path", "base.name=small", f"base.path={small_base}", f"adapters={small_adapters}", f"out={tmp_path}/out",
+        "formats=[png]", "num_frames=5", "height=32", "width=32", "num_inference_steps=2", "guidance_scale=1",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def loaded(pipe: AlphaWanPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`generate` has its pipeline already: loading takes most of the time of these tests."""
+    monkeypatch.setattr(generate, "load", lambda config, console: pipe)

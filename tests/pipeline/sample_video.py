@@ -1,12 +1,25 @@
-"""A video whose pixels are known."""
+"""A video whose pixels are known, and how a small pipeline is called."""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+from torch.testing import assert_close
 
+from wan_alpha.pipeline.pipeline import AlphaWanPipeline
 from wan_alpha.pipeline.video import Video
 
 SIZE = {"num_frames": 5, "height": 32, "width": 48}
+FAST = {**SIZE, "num_inference_steps": 2, "guidance_scale": 1.0}
+
+
+def quiet(pipe: AlphaWanPipeline) -> AlphaWanPipeline:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def agree(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> None:
+    assert_close(a, b, rtol=0, atol=tolerance)
 
 
 def disc(frames: int = 4, height: int = 48, width: int = 64, fps: float = 16.0) -> Video:
