@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import jsonschema
 import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -125,6 +127,16 @@ def test_kubernetes_counts_agree_and_its_run_is_valid() -> None:
     assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
     assert config.run_dir.startswith(mounts["data"])
     assert str(config.data.root).startswith(mounts["data"])
+
+
+def test_kubernetes_would_take_the_manifests() -> None:
+    """Strictly: a key that Kubernetes does not know, or a value of another kind, is an error."""
+    schemas = json.loads((ROOT / "tests" / "fixtures" / "kubernetes-1.37.json").read_text())
+    for manifest in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()):
+        schema = jsonschema.Draft202012Validator(schemas | {"$ref": f"#/$defs/{manifest['kind']}"})
+        schema.validate(manifest)
+        manifest["spec"]["paralelism"] = 4
+        assert not schema.is_valid(manifest)
 
 
 def ends(limits: dict[str, Any]) -> list[Any]:

@@ -6,10 +6,14 @@ import csv
 import json
 import logging
 import os
+import re
 import runpy
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,6 +22,7 @@ from hydra.core.singleton import Singleton
 from hydra.errors import HydraException
 from joblib.externals.loky import get_reusable_executor
 from launch import ROOT, compose, small, train
+from wandb_server import PROJECT, WandbServer
 
 from wan_alpha.command import _composition_sentence
 from wan_alpha.training import sweep
@@ -134,16 +139,56 @@ def test_a_preempted_job_on_slurm_is_queued_again_and_goes_on(
     assert "#SBATCH --time=1440" in script
 
 
+def dealt(file: Path, values: dict[str, Any], here: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words that `wandb sweep FILE` and `wandb agent ID` start a run with, from a stand-in for W&B's server.
+
+    The agent finds a train.py that notes its arguments.
+    """
+    (here / "train.py").write_text(
+        "import json, os, sys\njson.dump(sys.argv, open('tmp', 'w'))\nos.rename('tmp', 'told')"
+    )
+    for name, value in {"WANDB_API_KEY": "0" * 40, "WANDB_ENTITY": "e"}.items():
+        monkeypatch.setenv(name, value)
+    bin_dir = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", f"{bin_dir}:{os.environ['PATH']}")
+    run = {"type": "run", "run_id": "r", "program": "train.py", "args": {k: {"value": v} for k, v in values.items()}}
+    created = {"sweep": {"name": "s", "project": PROJECT}, "configValidationWarnings": []}
+    with WandbServer(
+        UpsertSweep={"upsertSweep": created},
+        CreateAgent={"createAgent": {"agent": {"id": "a"}}},
+        Heartbeat={"agentHeartbeat": {"agent": {"id": "a"}, "commands": json.dumps([run])}},
+    ) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        made = subprocess.run([bin_dir / "wandb", "sweep", file], cwd=here, capture_output=True, text=True, timeout=120)
+        (name,) = re.findall(r"wandb agent (\S+)", made.stderr)
+        config = server.asked["UpsertSweep"]["config"]
+        server.answers["SweepWithRuns"] = {"project": {"sweep": {"config": config, "runs": {"edges": []}}}}
+        with subprocess.Popen([bin_dir / "wandb", "agent", name], cwd=here, stderr=subprocess.DEVNULL) as agent:
+            while not (here / "told").exists():
+                assert agent.poll() is None
+                time.sleep(0.05)
+            agent.kill()  # it would look for more only after seconds
+    sent, written = yaml.safe_load(config), yaml.safe_load(file.read_text())
+    for key, limits in sent["parameters"].items():
+        assert limits.items() >= written["parameters"][key].items()  # W&B adds how values are distributed
+    assert sent | {"parameters": {}} == written | {"parameters": {}}
+    told: list[str] = json.loads((here / "told").read_text())
+    return told[1:]
+
+
 @pytest.mark.parametrize("name", ["wandb_sweep", "wandb_ablation"])
-def test_what_a_wandb_sweep_starts_runs(name: str, wan22: Path, clips: Path, tmp_path: Path) -> None:
-    """Its command with values filled in, as `wandb agent` does it; offline, and of two steps."""
-    content = yaml.safe_load((ROOT / "deploy" / f"{name}.yaml").read_text())
-    values = [f"{key}={v['values'][0] if 'values' in v else v['min']}" for key, v in content["parameters"].items()]
-    words = [v for word in content["command"] for v in (values if word == "${args_no_hyphens}" else [word])]
-    assert words[:3] == ["${env}", "python", "${program}"]
+def test_what_a_wandb_sweep_starts_runs(
+    name: str, wan22: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B's own commands, up to the words of a job; then those, offline, and two steps."""
+    file = ROOT / "deploy" / f"{name}.yaml"
+    content = yaml.safe_load(file.read_text())
+    values = {key: v["values"][0] if "values" in v else v["min"] for key, v in content["parameters"].items()}
+    with monkeypatch.context() as environment:
+        words = dealt(file, values, tmp_path, environment)
+    assert words[-len(values) :] == [f"{key}={value}" for key, value in values.items()]
     tiny = small(wan22, clips, tmp_path, "trainer.val_every_n_steps=2", "trainer.max_steps=2")
-    swept = {value.split("=")[0] for value in values}
-    train(*words[3:], *(w for w in tiny if w.split("=")[0] not in swept), "logger.wandb.mode=offline")
+    train(*words, *(w for w in tiny if w.split("=")[0] not in values), "logger.wandb.mode=offline")
     assert last(tmp_path / "metrics.csv", content["metric"]["name"]) > 0
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
 

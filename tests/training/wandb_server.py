@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -16,11 +17,19 @@ ANSWERS = {
 
 
 class WandbServer:
-    """Answers the questions with which a run begins, and takes everything else."""
+    """Answers the questions with which a run begins, and takes everything else.
+
+    Args:
+        answers: to further questions, by the names of GraphQL's operations.
+    """
+
+    def __init__(self, **answers: Any) -> None:
+        self.answers = ANSWERS | answers
+        self.asked: dict[str, Any] = {}  # the variables of each question, last time
 
     def __enter__(self) -> WandbServer:
         self.requests: list[str] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self.requests))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.alive = True
@@ -38,17 +47,20 @@ class WandbServer:
         self.stop()
 
 
-def _handler(requests: list[str]) -> type[BaseHTTPRequestHandler]:
+def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: Any) -> None:
             pass
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            requests.append(self.path)
+            server.requests.append(self.path)
             answer: dict[str, Any] = {}
             if self.path == "/graphql":
-                answer = {"data": ANSWERS.get(json.loads(body).get("operationName", ""), {})}
+                question = json.loads(body)
+                (name,) = re.findall(r"^\s*(?:query|mutation)\s+(\w+)", question["query"]) or [""]
+                server.asked[name] = question.get("variables")
+                answer = {"data": server.answers.get(name, {})}
             reply = json.dumps(answer).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
