@@ -74,7 +74,7 @@ def test_a_stopped_rank_is_named_and_a_killed_one_ends_the_run(wan22: Path, clip
         until(lambda: steps(run_dir) > 2, "steps", process)
         other = rank_below(process)
         os.kill(other, signal.SIGSTOP)
-        until(lambda: "rank 1 on" in said(log), "a warning that names the slow rank", process)
+        until(lambda: "has given no sign of life" in said(log), "a warning that names the silent rank", process)
         os.kill(other, signal.SIGCONT)
         until(lambda: "is back" in said(log), "its return", process)
         reached = steps(run_dir)
@@ -84,6 +84,7 @@ def test_a_stopped_rank_is_named_and_a_killed_one_ends_the_run(wan22: Path, clip
     finally:
         if process.poll() is None:
             kill_tree(process)
+    assert re.search(r"rank 1 on \S+ has given no sign of life for \d+ s \(step \d+\)", said(log))
     words = r"error no sign of life for \d+ s from rank 1 on \S+ \(last seen at step \d+\): killed, stopped, or its"
     assert re.search(words, said(log))
     checkpoint = last_checkpoint(run_dir)

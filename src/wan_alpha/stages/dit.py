@@ -13,6 +13,7 @@ from diffusers import UniPCMultistepScheduler
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..losses.draws import draw
 from ..losses.flow_matching import flow_matching_loss, interpolate, velocity
@@ -130,8 +131,11 @@ class AlphaDiTModule(StageModule):
         loss = (self.settings.timesteps.weight(t) * losses).mean()
         self.log_step({"loss": loss})
         self.levels.add(t, losses.detach())
-        self.levels.log(self)
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        super().on_before_optimizer_step(optimizer)
+        self.levels.log(self)
 
     def losses(
         self, z: Tensor, noise: Tensor, t: Tensor, prompts: Prompts, condition: GivenFrame | None = None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .stage import StageModule
+from .stage import StageModule, sum_over_ranks
 
 LEVELS = 4
 
@@ -28,11 +28,9 @@ class NoiseLevels:
     def log(self, module: StageModule) -> None:
         """As `train/loss_t0..0.25` and so on, with the rows that are logged anyway."""
         trainer: Any = module.trainer
-        if trainer.fit_loop._should_accumulate() or (module.global_step + 1) % trainer.log_every_n_steps:
+        if (module.global_step + 1) % trainer.log_every_n_steps:
             return
-        sums = self.sums
-        if trainer.world_size > 1:
-            sums = trainer.strategy.reduce(sums, reduce_op="sum")
+        sums = sum_over_ranks(self.sums, trainer.world_size)
         means = {f"train/loss_t{n / LEVELS:g}-{(n + 1) / LEVELS:g}": total / count
                  for n, (total, count) in enumerate(sums.T.tolist()) if count}  # fmt: skip
         for logger in trainer.loggers:  # not through Lightning, which repeats a level's last value where it has none

@@ -9,12 +9,21 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..models.base import fingerprint
 from .optim import Optimiser
+
+
+def sum_over_ranks(x: Tensor, ranks: int) -> Tensor:
+    """In place.  Lightning's own reduction begins with a barrier, at which the host waits for all devices."""
+    if ranks > 1:
+        dist.all_reduce(x)
+    return x
 
 
 class StageModule(pl.LightningModule, ABC):
@@ -27,7 +36,7 @@ class StageModule(pl.LightningModule, ABC):
     def __init__(self, optimiser: Optimiser) -> None:
         super().__init__()
         self.optimiser = optimiser
-        self._unlogged: list[Tensor] = []
+        self._unlogged: list[dict[str, Tensor]] = []
 
     @property
     @abstractmethod
@@ -63,18 +72,19 @@ class StageModule(pl.LightningModule, ABC):
             shard(self)
 
     def log_step(self, values: Mapping[str, Tensor]) -> None:
-        """Log scalars of an optimiser step as `train/NAME`: means over its accumulated batches and its ranks.
+        """Log scalars of an optimiser step as `train/NAME`: means over its accumulated batches and its ranks."""
+        self._unlogged.append({name: value.detach().float() for name, value in values.items()})
 
-        One small reduction.  The row is numbered by the steps done.
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """One small reduction, after the backward pass: in the forward pass all would wait for the slowest rank.
+
+        The row is numbered by the steps done.
         """
-        self._unlogged.append(torch.stack([value.detach().float() for value in values.values()]))
-        if self.trainer.fit_loop._should_accumulate():
-            return
-        stacked = torch.stack(self._unlogged).mean(0)
+        names = list(self._unlogged[-1])
+        stacked = torch.stack([torch.stack([*values.values()]) for values in self._unlogged]).mean(0)
         self._unlogged.clear()
-        if self.trainer.world_size > 1:
-            stacked = self.trainer.strategy.reduce(stacked, reduce_op="mean")
-        self.log_dict({f"train/{name}": value for name, value in zip(values, stacked, strict=True)})
+        stacked = sum_over_ranks(stacked, self.trainer.world_size) / self.trainer.world_size
+        self.log_dict({f"train/{name}": value for name, value in zip(names, stacked, strict=True)})
         self.log("step", torch.full((), self.global_step + 1.0, device=self.device))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from torch.distributed.distributed_c10d import _set_pg_timeout, _world
 
+from .pace import Pace
 from .preemption import TRY_AGAIN, PreemptedError
 from .watch import AGAIN, FINISHED, FOLLOWED, Beat, Verdict, Watch, patience
 
@@ -42,13 +43,16 @@ class LostRankError(RuntimeError):
 class Heartbeat(Callback):
     """End a run of several ranks when one of them is gone (`silence`) or none moves (`timeout`); say which.
 
+    It must be the last of the callbacks.
+
     Args:
+        pace: what measures this rank's speed.
         silence: seconds without a sign of life after which a rank is lost; a third of it brings a warning.
         timeout: seconds without any progress after which the run is stuck; also the limit of every communication.
     """
 
-    def __init__(self, silence: float, timeout: float) -> None:
-        self.silence, self.timeout = silence, timeout
+    def __init__(self, pace: Pace, silence: float, timeout: float) -> None:
+        self.pace, self.silence, self.timeout = pace, silence, timeout
         self.interval = min(LONGEST_INTERVAL, silence / 10)
         self.beat = Beat(host=socket.gethostname())
         self.number = 0
@@ -62,7 +66,8 @@ class Heartbeat(Callback):
     # --- where this rank is -------------------------------------------------------------------------------------------
 
     def _move(self, step: int, doing: str) -> None:
-        self.beat = self.beat._replace(moves=self.beat.moves + 1, step=step, doing=doing)
+        own, whole = self.pace.speed
+        self.beat = self.beat._replace(moves=self.beat.moves + 1, step=step, doing=doing, own=own, whole=whole)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._move(trainer.global_step, "computes")
@@ -71,6 +76,7 @@ class Heartbeat(Callback):
         self._move(trainer.global_step, "backward pass, where the ranks meet")
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.pace.step_ends(trainer)
         self._move(trainer.global_step, "waits for data")
 
     def on_save_checkpoint(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -80,6 +86,7 @@ class Heartbeat(Callback):
         self._move(trainer.global_step, "validates")
 
     def on_validation_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.pace.begin()
         self._move(trainer.global_step, "waits for data")
 
     # --- beginning and end --------------------------------------------------------------------------------------------
@@ -182,7 +189,7 @@ class Heartbeat(Callback):
             self._act(watch, told, now)
 
     def _act(self, watch: Watch, told: bytes, now: float) -> None:
-        for line in watch.warnings(now):
+        for line in [*watch.warnings(now), *(watch.stragglers(now) if self.rank == 0 else [])]:
             log.warning("%s", line)
         verdict = watch.verdict(now, 4 * self.interval if self.failing else None)
         if told:

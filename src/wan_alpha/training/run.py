@@ -36,6 +36,7 @@ from .guards import ReportUnreadable, StopOnNonFinite
 from .heartbeat import Heartbeat
 from .identity import differing_keys
 from .loggers import build_loggers
+from .pace import Pace
 from .preemption import StopOnSignal
 from .progress import DataWait, StepProgress
 from .provenance import describe_environment, write_json
@@ -242,8 +243,9 @@ def resolve_precision(trainer: TrainerConfig) -> Any:
 def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
     """In the order in which they act after a step: average, measure, export; a checkpoint holds all of it."""
     t, run_dir = config.trainer, Path(config.run_dir)
-    ema = AdapterEMA(config.optim.ema_decay)
+    ema, pace = AdapterEMA(config.optim.ema_decay), Pace()
     callbacks: list[Callback] = [
+        pace,
         StopOnNonFinite(),
         ReportUnreadable(run_dir, config.data.max_corrupt_share),
         ema,
@@ -261,7 +263,7 @@ def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
         callbacks.append(Utilisation(t.log_every_n_steps))
     callbacks.append(Export(run_dir, ema, getattr(torch, config.callbacks.export_dtype)))
     checkpoint = PeriodicCheckpoint(run_dir, t.checkpoint_every_n_steps, t.keep_checkpoints)
-    return [*callbacks, checkpoint, StopOnSignal(checkpoint), Heartbeat(t.heartbeat_s, t.timeout_s)]
+    return [*callbacks, checkpoint, StopOnSignal(checkpoint), Heartbeat(pace, t.heartbeat_s, t.timeout_s)]
 
 
 def finish_wandb(loggers: list[Logger]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from statistics import median
 from typing import NamedTuple
 
 AGAIN = "The same command goes on from the last checkpoint"
@@ -18,6 +19,8 @@ class Beat(NamedTuple):
     doing: str = "starts"
     host: str = ""
     ended: str = ""  # why it has left, if it has
+    own: float = 0.0  # seconds of a step until this rank is ready for the backward pass, a mean over the last steps
+    whole: float = 0.0  # seconds of a step; likewise
 
     def pack(self) -> str:
         """As text."""
@@ -38,6 +41,8 @@ class Verdict(NamedTuple):
 
 
 STARTED = 6  # moves: two steps
+SLOW = 0.1
+"""A rank is slow if for so much of every step the others wait for it."""
 FINISHED = "finished"
 """`Beat.ended` of a rank that is through."""
 FOLLOWED = "lost contact"
@@ -66,6 +71,8 @@ class Watch:
         self.moved = now
         self.warned: set[int] = set()
         self.warned_stuck = False
+        self.slow_since: dict[int, float] = {}
+        self.warned_slow: set[int] = set()
 
     def forgive(self, now: float) -> None:
         """This process itself was away: what it did not hear meanwhile counts for nothing."""
@@ -124,6 +131,25 @@ class Watch:
                 f"no rank has moved for {now - self.moved:.0f} s; {self._slowest()}; the run ends when it is "
                 f"{self.timeout:g} (trainer.timeout_s)"
             )
+        return said
+
+    def stragglers(self, now: float) -> list[str]:
+        """Ranks for which the others have waited for a third of `silence`, each once; and those that keep up again."""
+        said, own = [], {rank: self.beats[rank].own for rank in self._present()}
+        for rank, seconds in own.items():
+            others = median([s for other, s in own.items() if other != rank] or [seconds])
+            whole = self.beats[rank].whole
+            if seconds - others <= SLOW * whole:
+                self.slow_since.pop(rank, None)
+                if rank in self.warned_slow:
+                    self.warned_slow.remove(rank)
+                    said.append(f"{self._name(rank)} keeps up with the others again")
+            elif now - self.slow_since.setdefault(rank, now) > self._silence() / 3 and rank not in self.warned_slow:
+                self.warned_slow.add(rank)
+                said.append(
+                    f"{self._name(rank)} is slow, and all wait for it: {seconds:.2g} s of a step of {whole:.2g} s pass "
+                    f"until it is ready for the backward pass, with the others {others:.2g} s"
+                )
         return said
 
     def _silence(self) -> float:
