@@ -122,7 +122,7 @@ class AlphaVAE(RgbaVAE):
         with torch.no_grad():
             features = encode_features(self.base, torch.cat([hard, grey]))
         rgb_features, alpha_features = features.chunk(2)
-        return self.merge(rgb_features, alpha_features)
+        return self.merge(rgb_features, alpha_features, self.run)
 
     @torch.no_grad()
     def _encode_stream(self, hard: Tensor, grey: Tensor) -> Iterator[Tensor]:
@@ -143,11 +143,9 @@ class AlphaVAE(RgbaVAE):
         self.check_latent(z)
         if streaming:
             return self._decode_stream(z, "rgb"), rgb_to_alpha(self._decode_stream(z, "alpha"))
-        return self._decode_clip(z, "rgb"), rgb_to_alpha(self._decode_clip(z, "alpha"))
-
-    def _decode_clip(self, z: Tensor, adapter: str) -> Tensor:
-        large, small = (self.adapters.runner(adapter, run) for run in (self.run, run_plain))
-        return decode_clip(self.base, z, large, small)
+        rgb = decode_clip(self.base, z, self.adapters.runner("rgb", self.run))
+        grey = decode_clip(self.base, z, self.adapters.runner("alpha", self.run))
+        return rgb, rgb_to_alpha(grey)
 
     @torch.no_grad()
     def _decode_stream(self, z: Tensor, adapter: str) -> Tensor:

@@ -15,6 +15,7 @@ Shapes: B batch, C channels, T = 1 + 4k frames, H, W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import cast
 
 import torch
@@ -30,7 +31,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
     unpatchify,
 )
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 Block = Callable[[Tensor], Tensor]
 Runner = Callable[[Block, Tensor], Tensor]
@@ -43,10 +44,18 @@ def run_plain(block: Block, x: Tensor) -> Tensor:
 
 
 def run_checkpointed(block: Block, x: Tensor) -> Tensor:
-    """Call `block`; keep only its input and compute the rest again in the backward pass."""
+    """Call `block`; keep its input and what its convolutions give, and compute the rest again in the backward pass.
+
+    Convolutions are nearly all of the computation and their outputs an eighth of the activations: norms, SiLU, padding
+    and folded weights are the others.
+    """
     if not torch.is_grad_enabled():
         return block(x)
-    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=_keep_convolutions)
+
+
+def _keep_convolutions() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    return create_selective_checkpoint_contexts([torch.ops.aten.convolution.default])
 
 
 def _per_frame(resample: nn.Module, x: Tensor) -> Tensor:
@@ -146,19 +155,12 @@ def latent_mean(vae: AutoencoderKLWan, features: Tensor) -> Tensor:
     return latent_moments(vae, features)[0]
 
 
-def decode_clip(vae: AutoencoderKLWan, z: Tensor, run: Runner = run_plain, run_small: Runner | None = None) -> Tensor:
-    """Decode raw latents (B, z, T', h, w) to a video (B, 3, 1+4(T'-1), H, W), about [-1, 1], not clamped.
-
-    `run_small`, if given, runs what comes before the last two up-blocks: in Wan2.1 a quarter of the computation with a
-    twelfth of the activations, so that it is cheaper to keep them than to compute them again.
-    """
-    run_small = run_small or run
+def decode_clip(vae: AutoencoderKLWan, z: Tensor, run: Runner = run_plain) -> Tensor:
+    """Decode raw latents (B, z, T', h, w) to a video (B, 3, 1+4(T'-1), H, W), about [-1, 1], not clamped."""
     decoder: WanDecoder3d = vae.decoder
-    x = run_small(decoder.conv_in, vae.post_quant_conv(z))
-    x = run_small(decoder.mid_block, x)
-    for block in decoder.up_blocks[:-2]:
-        x = run_small(_block(block), x)
-    for block in decoder.up_blocks[-2:]:
+    x = run(decoder.conv_in, vae.post_quant_conv(z))
+    x = run(decoder.mid_block, x)
+    for block in decoder.up_blocks:
         x = run(_block(block), x)
     x = run(lambda y: decoder.conv_out(decoder.nonlinearity(decoder.norm_out(y))), x)
     return unpatchify(x, vae.config["patch_size"] or 1)
