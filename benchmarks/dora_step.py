@@ -26,7 +26,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from peft import LoraConfig
 from torch import Tensor
 
-from benchmarks.vae_step import KeptBytes
+from benchmarks.vae_step import kept_mib
 from wan_alpha.models.dit_adapters import TARGETS, add_dit_adapters
 
 RESULTS = Path(__file__).parent / "results"
@@ -96,14 +96,6 @@ def time_step(step: Callable[[], Tensor], dit: WanTransformer3DModel, device: st
     return row
 
 
-def kept_mib(step: Callable[[], Tensor], dit: WanTransformer3DModel) -> float:
-    """What autograd keeps of one forward pass."""
-    with KeptBytes(dit) as kept:
-        loss = step()
-    del loss
-    return kept.mib
-
-
 def measure(args: argparse.Namespace) -> dict[str, dict]:
     """All forms in turns; the first turn warms up."""
     models = {form: build(form, args) for form in FORMS}
@@ -121,7 +113,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict]:
             own / lora for own, lora in zip(row["seconds"], rows["lora"]["seconds"], strict=True)
         )
         if not args.compile:  # saved tensors inside compiled code are not seen
-            row["kept_mib"] = kept_mib(steps[form], models[form])
+            row["kept_mib"] = kept_mib(steps[form])
     for row in rows.values():
         for name in ("kept_mib", "peak_mib"):
             if name in row:

@@ -7,8 +7,9 @@ Ours stores convolution weights channels-last, as training does; the straightfor
 Peak memory on a CPU is the growth of the resident set in a process of its own for each form.
 
 What to expect, in convolutions per adapted layer: two branches cost 2 + 3 r/C (forward and input gradient of the frozen
-one; forward, input and weight gradient of A), the folded form 3 and, checkpointed, one more.  At r/C = 1, as here and
-at the paper's rank in the widest-open layers, that is 5 against 4; VGG costs the same in both.
+one; forward, input and weight gradient of A), the folded form 3, for checkpointing keeps what convolutions give.  At
+r/C = 1, as here and at the paper's rank in the widest-open layers, that is 5 against 3; encoder and VGG cost the same
+in both, VGG most of all where the model is small.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 
 from wan_alpha.losses.alpha import AlphaVAELoss
@@ -37,6 +37,7 @@ from wan_alpha.models.lora import FoldedConvLora, lora_layers
 from wan_alpha.models.streaming import FeatureCache, chunks, decode_chunks, encode_features_chunk
 from wan_alpha.rendering import COLOURS, alpha_to_rgb, hard_render, rgb_to_alpha, soft_render
 from wan_alpha.training.build import use_channels_last
+from wan_alpha.training.memory import LiveBytes
 
 RESULTS = Path(__file__).parent / "results"
 FORMS: dict[str, dict] = {
@@ -128,29 +129,13 @@ class Straightforward(nn.Module):
         return l1(pred, target).mean() + distance + edge_loss(pred, target, "sobel").mean()
 
 
-class KeptBytes:
-    """Counts the distinct bytes that autograd still holds when the forward pass is over, weights left out."""
-
-    def __init__(self, *models: nn.Module) -> None:
-        self.weights = {p.untyped_storage().data_ptr() for model in models for p in model.parameters()}
-        self.seen: list[tuple[StorageWeakRef, int]] = []
-        self.mib = 0.0
-
-    def __enter__(self) -> KeptBytes:
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in self.weights:
-                self.seen.append((StorageWeakRef(storage), storage.nbytes()))
-            return tensor.detach()  # a function that saves its own output would be kept alive by it
-
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
-        self.hooks.__enter__()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.hooks.__exit__(*args)
-        alive = {reference.cdata: size for reference, size in self.seen if not reference.expired()}
-        self.mib = sum(alive.values()) / 2**20
+def kept_mib(step: Callable[[], Tensor]) -> float:
+    """MiB of all tensors that a forward pass leaves alive: what autograd and checkpoints keep for the backward pass."""
+    with LiveBytes() as live:
+        value = step()
+    kept = live.now / 2**20
+    del value
+    return kept
 
 
 def build(form: str, width: int, rank: int, device: str) -> tuple[AlphaVAE, AlphaVAELoss]:
@@ -166,8 +151,8 @@ def build(form: str, width: int, rank: int, device: str) -> tuple[AlphaVAE, Alph
     return vae.to(device), AlphaVAELoss(perceptual={"layers": ["relu2_2"]}).to(device)
 
 
-def make_steps(args: argparse.Namespace) -> tuple[dict[str, tuple[Callable[[], Tensor], nn.Module]], nn.Module]:
-    """Both forms of the step on one model and one batch, and the loss they share."""
+def make_steps(args: argparse.Namespace) -> dict[str, tuple[Callable[[], Tensor], nn.Module]]:
+    """Both forms of the step, on one model and one batch, and what each trains."""
     device = args.device
     vae, loss = build(args.form, args.width, args.rank, device)
     plain = Straightforward(vae, loss).to(device)
@@ -188,15 +173,15 @@ def make_steps(args: argparse.Namespace) -> tuple[dict[str, tuple[Callable[[], T
         with autocast:
             return plain(rgb, alpha, background, canvas)
 
-    return {"ours": (ours, vae), "straightforward": (straightforward, plain)}, loss
+    return {"ours": (ours, vae), "straightforward": (straightforward, plain)}
 
 
 def peak_growth(name: str, args: argparse.Namespace) -> float:
     """MiB by which one step raises the resident set above what model and batch need (this process, once)."""
-    forms, loss = make_steps(args)
+    forms = make_steps(args)
     before = memory_kib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from here
-    time_step(*forms[name], loss, args.device)
+    time_step(forms[name][0], args.device)
     return (memory_kib("VmHWM") - before) / 1024
 
 
@@ -214,15 +199,17 @@ def peak_in_own_process(name: str) -> float:
 
 def measure(args: argparse.Namespace) -> dict:
     device = args.device
-    forms, loss = make_steps(args)
+    forms = make_steps(args)
     rows: dict[str, dict] = {name: {"seconds": []} for name in forms}
     for turn in range(args.repeats + 1):
         for name, (step, module) in forms.items():
             module.zero_grad(set_to_none=True)
-            seconds, row = time_step(step, module, loss, device)
+            seconds, row = time_step(step, device)
             if turn:  # the first turn warms up
                 rows[name]["seconds"].append(seconds)
             rows[name].update(row)
+    for name, (step, _) in forms.items():
+        rows[name]["kept_mib"] = round(kept_mib(step), 1)
     a, b = rows["ours"], rows["straightforward"]
     for row in (a, b):
         row["median_seconds"] = statistics.median(row["seconds"])
@@ -238,8 +225,8 @@ def measure(args: argparse.Namespace) -> dict:
     return {"ours": a, "straightforward": b, "ratios": ratios}
 
 
-def time_step(step: Callable[[], Tensor], module: nn.Module, loss: nn.Module, device: str) -> tuple[float, dict]:
-    """Forward and backward: seconds, the loss, bytes kept for the backward pass, and on a GPU the peak."""
+def time_step(step: Callable[[], Tensor], device: str) -> tuple[float, dict]:
+    """Forward and backward: seconds, the loss, and on a GPU the peak."""
     synchronize = torch.cuda.synchronize if device == "cuda" else (lambda: None)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -247,12 +234,11 @@ def time_step(step: Callable[[], Tensor], module: nn.Module, loss: nn.Module, de
     # On a CPU that others use too, processor time is what a step costs; on a GPU it is the time that passes.
     clock = time.perf_counter if device == "cuda" else time.process_time
     start = clock()
-    with KeptBytes(module, loss) as kept:
-        value = step()
+    value = step()
     value.backward()
     synchronize()
     seconds = clock() - start
-    row = {"loss": value.item(), "kept_mib": round(kept.mib, 1)}
+    row = {"loss": value.item()}
     if device == "cuda":
         row["peak_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return seconds, row

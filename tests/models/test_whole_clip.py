@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -9,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_world import random_base
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wan_alpha.models.base import spatial_stride, temporal_stride
 from wan_alpha.models.streaming import FeatureCache, chunks, decode_chunks, encode_features_chunk
 from wan_alpha.models.whole_clip import (
+    Runner,
     decode_clip,
     encode_features,
     latent_mean,
@@ -20,6 +24,7 @@ from wan_alpha.models.whole_clip import (
     run_checkpointed,
     run_plain,
 )
+from wan_alpha.training.memory import LiveBytes
 
 FORMS = ["wan21", "wan22"]
 
@@ -74,6 +79,20 @@ def test_strides_of_both_forms(vae: AutoencoderKLWan) -> None:
     assert (temporal_stride(vae), spatial_stride(vae)) == (4, 8)
 
 
+class Convolutions(TorchDispatchMode):
+    """Counts forward convolutions that are computed."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten.convolution.default
+        return func(*args, **(kwargs or {}))
+
+
+def reconstruct(base: AutoencoderKLWan, x: Tensor, run: Runner) -> Tensor:
+    return decode_clip(base, latent_mean(base, encode_features(base, x, run)), run).square().mean()
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_checkpointing_changes_no_bit_of_the_gradient_and_keeps_less(form: str) -> None:
     base, x = random_base(form), video(9, 16, 16).float()
@@ -81,22 +100,25 @@ def test_checkpointing_changes_no_bit_of_the_gradient_and_keeps_less(form: str) 
     gradients, kept = [], []
     for run in (run_plain, run_checkpointed):
         base.zero_grad()
-        saved: dict[int, int] = {}
-
-        def keep(t: Tensor, saved: dict[int, int] = saved) -> Tensor:
-            saved[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-            return t
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            z = latent_mean(base, encode_features(base, x, run))
-            loss = decode_clip(base, z, run).square().mean()
+        with LiveBytes() as live:
+            loss = reconstruct(base, x, run)
+        kept.append(live.now)
         loss.backward()
         gradients.append({n: p.grad.clone() for n, p in base.named_parameters() if p.grad is not None})
-        kept.append(sum(saved.values()))
     assert gradients[0].keys() == gradients[1].keys()
     assert len(gradients[0]) > 50
     assert all(torch.equal(gradients[0][n], gradients[1][n]) for n in gradients[0])
-    assert kept[1] < kept[0] / 2
+    assert kept[1] < kept[0] / 3
+
+
+def test_checkpointing_computes_no_convolution_twice() -> None:
+    base, counts = random_base("wan21"), []
+    base.requires_grad_(True)
+    for run in (run_plain, run_checkpointed):
+        with Convolutions() as counted:
+            reconstruct(base, video(9, 16, 16).float(), run).backward()
+        counts.append(counted.count)
+    assert counts[1] == counts[0] > 50
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ class AlphaVAE(RgbaVAE):
     Args:
         base: a Wan VAE in diffusers' form; its weights are frozen and shared, not copied.
         spec: LoRA rank and scale, start of the merge block.
-        checkpointing: keep only block inputs for the backward pass (whole-clip passes only).
+        checkpointing: compute all but convolutions again in the backward pass (whole-clip passes only).
     """
 
     kind = "alpha_vae"

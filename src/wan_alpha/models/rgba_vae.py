@@ -28,7 +28,7 @@ class RgbaVAE(nn.Module, ABC):
 
     Args:
         base: a Wan VAE in diffusers' form; its weights are frozen.
-        checkpointing: keep only block inputs for the backward pass (whole-clip passes only).
+        checkpointing: compute all but convolutions again in the backward pass (whole-clip passes only).
     """
 
     kind: ClassVar[str]

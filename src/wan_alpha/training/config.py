@@ -88,7 +88,7 @@ class TrainerConfig:
     val_every_n_steps: Natural  # 0: no validation
     checkpoint_every_n_steps: Count  # what an interruption loses at most
     keep_checkpoints: Count  # the newest so many; older ones are deleted
-    activation_checkpointing: bool  # keep block inputs only, compute the rest again in the backward pass
+    activation_checkpointing: bool  # keep little, compute the rest again in the backward pass
     channels_last: bool  # memory format of convolution weights
     deterministic: bool  # only algorithms that give the same bits every time
     threads: Natural  # CPU threads; 0 leaves torch's choice
