@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.vae_step import KeptBytes
 from wan_alpha.models import dora
 from wan_alpha.models.dit_adapters import TARGETS, add_dit_adapters, dit_layers
 from wan_alpha.models.dora import FastDoraLinear
+from wan_alpha.training.memory import LiveBytes
 
 
 def layer(fast: bool, dtype: torch.dtype = torch.float64, bias: bool = True) -> nn.Module:
@@ -77,9 +77,9 @@ def test_lean_adapters_keep_one_output_less_per_block() -> None:
     for lean in (True, False):
         dit = random_dit()
         add_dit_adapters(dit, 4, 8, lean=lean)
-        with KeptBytes(dit) as bytes_kept:
+        with LiveBytes() as live:
             loss = dit(**dit_inputs(dit), return_dict=False)[0].sum()
-        kept[lean] = bytes_kept.mib * 2**20
+        kept[lean] = live.now
         loss.backward()
     output = 2 * (3 * 2 * 3) * 24 * 4  # clips, tokens, width, bytes
     assert kept[False] - kept[True] == 2 * output
