@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,11 @@ def test_samples_are_drawn_at_every_validation(base: Path, clips: Path, tmp_path
     films = sorted(tmp_path.glob("wandb/offline-run-*/files/media/videos/samples_*.mp4"))
     assert len(films) == 2
     (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    captions = re.findall(rb'samples\x12\x07caption\x82\x01."([^"]*)"', log.read_bytes(), re.DOTALL)
+    pattern, captions = rb'samples\x12\x07caption\x82\x01."([^"]*)"', []
+    until = time.monotonic() + 30  # W&B's own process may write its last lines a moment later
+    while not captions and time.monotonic() < until:
+        captions = re.findall(pattern, log.read_bytes(), re.DOTALL)
+        time.sleep(0.2)
     assert set(captions) == {b"The background is transparent., The background is transparent."}
     for film in films:
         with av.open(str(film)) as container:

@@ -64,6 +64,19 @@ def test_what_is_needed_to_repeat_it(run_dir: Path) -> None:
     assert set(environment["git"]) == {"commit", "modified"}
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_last_step_is_validated_once_whatever_the_interval(
+    accumulate: int, wan22: Path, clips: Path, tmp_path: Path
+) -> None:
+    steps = ["trainer.max_steps=4", f"trainer.accumulate_grad_batches={accumulate}", "trainer.log_every_n_steps=1"]
+    for every, expected in ((3, ["3", "4"]), (2, ["2", "4"])):
+        place = tmp_path / str(every)
+        train(*small(wan22, clips, place, *steps, f"trainer.val_every_n_steps={every}"))
+        measured = [row["step"] for row in read_csv(place) if row.get("val/soft/psnr")]
+        assert measured == expected
+        assert "After 4 steps" in (place / "table.md").read_text()
+
+
 def test_checkpoints_hold_what_is_trained_and_not_the_base(run_dir: Path) -> None:
     checkpoint = last_checkpoint(run_dir)
     assert checkpoint is not None

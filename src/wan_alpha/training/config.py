@@ -85,7 +85,7 @@ class TrainerConfig:
     accumulate_grad_batches: Count  # batches per optimiser step; multiplies the global batch
     gradient_clip_val: NonNegative  # largest norm of the gradient; 0: not clipped
     log_every_n_steps: Count  # a line on the terminal and a row of metrics.csv
-    val_every_n_steps: Natural  # 0: no validation
+    val_every_n_steps: Natural  # and after the last step; 0: no validation
     checkpoint_every_n_steps: Count  # what an interruption loses at most
     keep_checkpoints: Count  # the newest so many; older ones are deleted
     activation_checkpointing: bool  # keep little, compute the rest again in the backward pass

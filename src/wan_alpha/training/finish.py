@@ -1,10 +1,11 @@
-"""Exporting what was learned, as files that need no run to be read."""
+"""The end of a run: its last step is validated, and what was learned is exported as files that need no run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +18,14 @@ from .data import ClipDataModule
 from .ema import AdapterEMA
 from .guards import check_finite_weights
 from .sharded import gathered
+
+
+class ValidateLastStep(Callback):
+    """The held-out clips are measured after the last step, too, if `trainer.val_every_n_steps` does not divide it."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True  # Lightning validates before it stops
 
 
 class Export(Callback):

@@ -30,7 +30,7 @@ from .checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError, Pe
 from .config import AlphaDiTConfig, RunConfig, TrainerConfig
 from .data import ClipDataModule
 from .ema import AdapterEMA
-from .finish import Export
+from .finish import Export, ValidateLastStep
 from .generation import GenerationValidation
 from .guards import ReportUnreadable, StopOnNonFinite
 from .heartbeat import Heartbeat
@@ -255,6 +255,8 @@ def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
         callbacks.append(ReconstructionValidation(run_dir, config.callbacks))
     if isinstance(config.model, AlphaDiTConfig) and t.val_every_n_steps:
         callbacks.append(GenerationValidation(run_dir, config.callbacks, config.model.samples, config.data))
+    if t.val_every_n_steps:
+        callbacks.append(ValidateLastStep())
     if config.callbacks.progress:
         frames = config.data.batch_size * config.data.num_frames * t.accumulate_grad_batches
         callbacks.append(StepProgress(frames, t.log_every_n_steps))
