@@ -192,7 +192,7 @@ RULES = {
     r"sbatch ": submitted,
     r"kubectl apply ": elsewhere("tests/docs/test_operations.py::test_kubernetes_would_take_the_manifests"),
     r"wandb (sweep|agent) ": elsewhere("tests/training/test_sweep_launchers.py::test_what_a_wandb_sweep_starts_runs"),
-    r"wandb sync ": elsewhere("tests/training/test_run_directory.py::test_wandb_has_the_films"),
+    r"wandb sync ": elsewhere("tests/training/test_dead_services.py::test_what_was_kept_offline_is_sent_later"),
     r"tensorboard ": served,
 }
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import logging
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
-import wandb
-from launch import ROOT, At, small, train
+from launch import ROOT, At, compose, small, train
+from pytorch_lightning.loggers import WandbLogger
 from wandb_server import WandbServer
 
+import wandb
 from benchmarks.range_server import RangeServer
 from wan_alpha import lineage
 from wan_alpha.command import ConfigError
@@ -22,6 +25,7 @@ from wan_alpha.data.errors import StoreError
 from wan_alpha.data.remote import Remote
 from wan_alpha.training import loggers, run
 from wan_alpha.training.checkpoints import last_checkpoint
+from wan_alpha.training.loggers import build_loggers
 
 ONLINE = ["logger=wandb", "logger.wandb.mode=online", "trainer.val_every_n_steps=0", "trainer.max_steps=4"]
 
@@ -63,6 +67,22 @@ def test_without_an_answer_from_wandb_the_run_is_kept_offline(
     assert logged_steps(tmp_path) == [1, 2, 3, 4]
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
     assert wandb.run is None
+
+
+def test_what_was_kept_offline_is_sent_later(wandb_at: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`wandb sync`, with a stand-in for the server; artifacts are more than it understands."""
+    config, tree = compose("logger=wandb", f"run_dir={tmp_path}")
+    (logger,) = (found for found in build_loggers(config, tree, 0) if isinstance(found, WandbLogger))
+    for step in (1, 2, 3):
+        logger.log_metrics({"train/loss": 1.0 / step}, step)
+    logger.experiment.finish()
+    (kept,) = tmp_path.glob("wandb/offline-run-*")
+    with WandbServer() as server:
+        wandb_at.setenv("WANDB_BASE_URL", server.url)
+        program = Path(sys.executable).with_name("wandb")
+        synced = subprocess.run([program, "sync", kept], capture_output=True, text=True, timeout=120)
+    assert synced.returncode == 0, synced.stderr
+    assert server.streamed.count("train/loss") >= 3
 
 
 def test_wandb_that_dies_during_the_run_does_not_hold_it_up(

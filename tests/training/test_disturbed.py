@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from launch import small, train
 from ranks import Ranks, run_ranks
-from test_strategies import CALM, FSDP, ONE_BLOCK, assert_same_run
+from test_strategies import CALM, DDP, FSDP, ONE_BLOCK, assert_same_run
 
 KILLS = 10
-DDP = "trainer.strategy=ddp"
 
 
 def newest(run_dir: Path) -> int:

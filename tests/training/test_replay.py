@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import torch
 from launch import small, train
 
 from wan_alpha.command import ConfigError
-from wan_alpha.training.checkpoints import CheckpointError
+from wan_alpha.training.checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError
+from wan_alpha.training.replay import compare, target_name
 from wan_alpha.verify import main
 
 
@@ -55,6 +57,30 @@ def test_what_does_not_repeat_is_named(finished: Path, tmp_path: Path, capsys: p
     assert main([str(run), "tolerance=0.1"])
 
 
+@pytest.mark.parametrize(
+    ("recorded", "taken", "size"),
+    [
+        ([1.0, -4.0], [1.0, -4.0], 0.0),
+        ([1.0, -4.0], [2.0, -4.0], 0.25),  # whichever is larger, and whatever the sign
+        ([2.0, -4.0], [1.0, -4.0], 0.25),
+        ([1.0], [1.0, 2.0], math.inf),
+        ([1.0], [math.nan], math.inf),
+        ([1.0], None, math.inf),
+        (None, [1.0], math.inf),
+    ],
+)
+def test_the_largest_difference_of_any_tensor_counts(
+    recorded: list[float] | None, taken: list[float] | None, size: float, tmp_path: Path
+) -> None:
+    for run, values in (("recorded", recorded), ("taken", taken)):
+        state = {"same": torch.ones(2)} | ({} if values is None else {"w": torch.tensor(values)})
+        content = {"state_dict": state, "callbacks": {}, "optimizer_states": []}
+        AtomicCheckpointIO().save_checkpoint(content, tmp_path / run / CHECKPOINT_DIR / target_name(3))
+    target = tmp_path / "recorded" / CHECKPOINT_DIR / target_name(3)
+    (found,) = compare(tmp_path / "recorded", tmp_path / "taken", target, 2, 3)
+    assert found.size == size
+
+
 def test_another_configuration_is_told(finished: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     tree = json.loads((run / "config.json").read_text())
@@ -62,6 +88,27 @@ def test_another_configuration_is_told(finished: Path, tmp_path: Path) -> None:
     (run / "config.json").write_text(json.dumps(tree))
     with pytest.raises(CheckpointError, match="seed: 0 -> 7"):
         main([str(run)])
+
+
+def test_another_configuration_is_told_from_the_start_too(finished: Path, tmp_path: Path) -> None:
+    """There no checkpoint refuses it: what was replayed is compared with what is recorded."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    (run / "checkpoints" / "step-00000004.ckpt").unlink()
+    tree = json.loads((run / "config.json").read_text())
+    tree["optim"]["lr"] = 0.02
+    (run / "config.json").write_text(json.dumps(tree))
+    with pytest.raises(CheckpointError, match=r"(?s)the replay is of another run:.*optim\.lr: 0\.01 -> 0\.02"):
+        main([str(run)])
+
+
+def test_a_run_of_two_ranks_is_replayed_with_its_global_batch(finished: Path, tmp_path: Path) -> None:
+    """Each rank's half of the batch is what the configuration says."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    tree = json.loads((run / "config.json").read_text())
+    tree["data"]["batch_size"] = 1
+    tree["trainer"] |= {"devices": 2, "strategy": "ddp"}
+    (run / "config.json").write_text(json.dumps(tree))
+    assert main([str(run)])
 
 
 def test_what_is_no_run_is_told(finished: Path, tmp_path: Path) -> None:

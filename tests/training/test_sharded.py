@@ -102,7 +102,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_leaves_the_last_one(mesh: Device
     try:
         writer.save(state(mesh, 2.0), tmp_path / "checkpoints" / "step-00000004.ckpt")
         with pytest.raises(CheckpointError, match=r"could not write .*04.ckpt: .*File too large.* untouched"):
-            writer.wait()
+            writer.save(state(mesh, 3.0), tmp_path / "checkpoints" / "step-00000006.ckpt")  # waits for it
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert last_checkpoint(tmp_path) == tmp_path / NAME

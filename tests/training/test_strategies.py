@@ -24,12 +24,12 @@ from wan_alpha.command import ConfigError
 from wan_alpha.models.context import ContextError, TokenGroup
 from wan_alpha.training.checkpoints import AtomicCheckpointIO, last_checkpoint
 from wan_alpha.training.run import build_trainer
-from wan_alpha.training.strategies import build_strategy, share_batch
+from wan_alpha.training.strategies import build_strategy, places, share_batch
 
 pytestmark = pytest.mark.timeout(1200)  # two runs of two ranks each, on a busy machine
 
 CALM = ["data.global_batch=4", "optim.lr=0.001", "data.val_share=0.3", "trainer.val_every_n_steps=0"]
-FSDP = "trainer.strategy=fsdp"
+DDP, FSDP = "trainer.strategy=ddp", "trainer.strategy=fsdp"
 ONE_BLOCK = "model.merge.residual_blocks=1"  # fewer tensors, each of which costs sharded steps some time
 
 
@@ -161,6 +161,25 @@ def test_a_global_batch_is_divided(tmp_path: Path) -> None:
     config.data.global_batch = 6
     with pytest.raises(ConfigError, match=r"data\.global_batch=6 cannot be divided evenly by 4 ranks"):
         share_batch(config, Trainer())
+
+
+def test_single_frames_are_trained_by_two_ranks(wan22: Path, clips: Path, tmp_path: Path) -> None:
+    """They never meet the temporal convolutions, whose gradients DDP would wait for."""
+    run_ranks(
+        2, *launch.small(wan22, clips, tmp_path, *CALM, ONE_BLOCK, DDP, "data.num_frames=1", "trainer.max_steps=3")
+    )
+    assert len(losses(tmp_path)) == 3
+
+
+def test_what_is_left_open_torchrun_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, _ = compose("stage=vae", "trainer=ddp", "trainer.devices=auto")
+    assert places(config.trainer) == ("auto", 1)
+    started = {"RANK": 0, "GROUP_RANK": 0, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 4, "WORLD_SIZE": 12}
+    for name, value in {**started, "TORCHELASTIC_RUN_ID": "run"}.items():
+        monkeypatch.setenv(name, str(value))
+    assert places(config.trainer) == (4, 3)
+    config.trainer.devices, config.trainer.num_nodes = 2, 5
+    assert places(config.trainer) == (2, 5)
 
 
 @pytest.mark.parametrize("group", ["cpu", "gpu", "ddp", "fsdp", "fsdp_cp", "slurm"])

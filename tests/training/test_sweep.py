@@ -21,6 +21,17 @@ def job(folder: Path, rate: float, values: list[float]) -> None:
     (folder / "metrics.csv").write_text("\n".join(rows) + "\n")
 
 
+def test_the_figure_that_is_asked_for_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[tuple[float, float]]] = []
+    monkeypatch.setattr(Axes, "plot", lambda self, x, y, **_: drawn.append(list(zip(x, y, strict=True))) or [])
+    job(tmp_path / "a", 0.001, [10.0, 20.0])
+    table = tmp_path / "a" / "metrics.csv"
+    table.write_text("step,val/soft/psnr,val/alpha/psnr\n10,10.0,5.0\n20,20.0,6.0\n")
+    sweep.main(str(tmp_path))
+    sweep.main(str(tmp_path), "val/alpha/psnr")
+    assert drawn == [[(10, 10.0), (20, 20.0)], [(10, 5.0), (20, 6.0)]]
+
+
 def test_a_row_for_each_job_with_what_differs_and_its_last_validation(tmp_path: Path) -> None:
     job(tmp_path / "a", 0.001, [10.0, 20.0])
     job(tmp_path / "b", 0.002, [11.0, 22.5])

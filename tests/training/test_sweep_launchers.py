@@ -195,7 +195,7 @@ def test_what_a_wandb_sweep_starts_runs(
 
 def test_the_objective_is_the_last_value_of_its_column(tmp_path: Path) -> None:
     config, _ = compose("objective=val/loss", f"run_dir={tmp_path}")
-    (tmp_path / "metrics.csv").write_text("step,train/loss,val/loss\n1,0.5,\n2,,0.25\n3,0.125,\n")
+    (tmp_path / "metrics.csv").write_text("step,train/loss,val/loss\n1,0.5,0.75\n2,,0.125\n3,,0.25\n4,0.125,\n")
     assert objective(config) == 0.25
     config.objective = None
     assert objective(config) is None

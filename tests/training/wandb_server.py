@@ -13,6 +13,7 @@ BUCKET = {"id": "b", "name": "r", "displayName": "r", "config": "{}", "project":
 ANSWERS = {
     "Viewer": {"viewer": {"id": "u", "username": "u", "entity": "e", "flags": "{}", "teams": {"edges": []}}},
     "UpsertBucket": {"upsertBucket": {"bucket": BUCKET, "inserted": True}},
+    "CreateRunFiles": {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": []}},
 }
 
 
@@ -26,6 +27,7 @@ class WandbServer:
     def __init__(self, **answers: Any) -> None:
         self.answers = ANSWERS | answers
         self.asked: dict[str, Any] = {}  # the variables of each question, last time
+        self.streamed = ""  # what has come in of histories
 
     def __enter__(self) -> WandbServer:
         self.requests: list[str] = []
@@ -56,6 +58,8 @@ def _handler(server: WandbServer) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             server.requests.append(self.path)
             answer: dict[str, Any] = {}
+            if self.path.endswith("/file_stream"):
+                server.streamed += body.decode()
             if self.path == "/graphql":
                 question = json.loads(body)
                 (name,) = re.findall(r"^\s*(?:query|mutation)\s+(\w+)", question["query"]) or [""]
