@@ -13,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hosts import CARD, Hosts, kill_tree
 from launch import ROOT, At, small, train
 from ranks import Ranks
+from torch.distributed.distributed_c10d import _world
 
 from wan_alpha.training.checkpoints import last_checkpoint
 from wan_alpha.training.guards import DataLossError
@@ -99,16 +101,23 @@ def test_a_stopped_rank_is_named_and_a_killed_one_ends_the_run(wan22: Path, clip
 def fail_on_rank_1(rank: int) -> None:
     """Called in each rank before its run."""
 
+    def check_limits() -> None:
+        limits = {g._get_backend(torch.device("cpu")).options._timeout.total_seconds() for g in _world.pg_map}
+        assert limits == {77.0}, limits
+
     def fail() -> None:
         raise DataLossError("all gone")
 
+    At.install("on_before_backward", 1, check_limits)
     if rank == 1:
         At.install("on_before_backward", 2, fail)
 
 
 @pytest.mark.timeout(1200)
 def test_a_rank_that_fails_by_itself_is_quoted_by_the_others(wan22: Path, clips: Path, tmp_path: Path) -> None:
-    command = small(wan22, clips, tmp_path, *WATCHED, "trainer.devices=2", "trainer.heartbeat_s=12")
+    """Until then every communication has the limit of the configuration."""
+    limits = ["trainer.heartbeat_s=12", "trainer.timeout_s=77"]
+    command = small(wan22, clips, tmp_path, *WATCHED, "trainer.devices=2", *limits)
     ended = Ranks(2, *command, prepare=fail_on_rank_1).wait(PATIENCE)
     assert ended.codes == [1, 1], ended.said
     assert re.search(r"error rank 1 on \S+ ended: DataLossError: all gone", ended.said[0])

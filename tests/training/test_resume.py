@@ -137,6 +137,15 @@ def test_asked_to_make_room_a_run_loses_nothing(
     assert_same_result(tmp_path, reference)
 
 
+def test_asked_to_make_room_a_sharded_checkpoint_is_whole_first(wan22: Path, clips: Path, tmp_path: Path) -> None:
+    """It is written in the background, here by one rank: the run does not end, nor say where it is, before."""
+    checkpoint = tmp_path / "checkpoints" / "step-00000003.ckpt"
+    ended = doomed("SIGTERM", 2, *small(wan22, clips, tmp_path, "trainer.strategy=fsdp"))
+    assert ended.code == TRY_AGAIN, ended.said
+    assert f"error stopped by SIGTERM after step 3, which is saved in {checkpoint}; the same" in ended.said
+    assert checkpoint.is_dir()
+
+
 def test_killed_during_a_validation_continues_too(wan22: Path, clips: Path, tmp_path: Path, reference: Path) -> None:
     command = small(wan22, clips, tmp_path)
     assert doomed("before validation", 4, *command).code == SIGKILL
@@ -174,6 +183,9 @@ def test_accumulated_batches_continue_at_the_right_sample(wan22: Path, clips: Pa
         return small(wan22, clips, tmp_path / name, *accumulating)
 
     train(*command("whole"))
+    asked = doomed("SIGTERM", 2, *command("killed"))  # with the first of the step's two batches
+    assert asked.code == TRY_AGAIN
+    assert "stopped by SIGTERM after step 3" in asked.said
     assert doomed("before the backward pass", 5, *command("killed")).code == SIGKILL
     train(*command("killed"))
     assert_same_result(tmp_path / "killed", tmp_path / "whole")
