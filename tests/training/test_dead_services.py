@@ -80,7 +80,7 @@ def test_what_was_kept_offline_is_sent_later(wandb_at: pytest.MonkeyPatch, tmp_p
     with WandbServer() as server:
         wandb_at.setenv("WANDB_BASE_URL", server.url)
         program = Path(sys.executable).with_name("wandb")
-        synced = subprocess.run([program, "sync", kept], capture_output=True, text=True, timeout=120)
+        synced = subprocess.run([program, "sync", kept], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert synced.returncode == 0, synced.stderr
     assert server.streamed.count("train/loss") >= 3
 

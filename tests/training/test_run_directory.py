@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import wandb
 from launch import small, train
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
-import wandb
 from wan_alpha import AlphaVAE
 from wan_alpha.data.dataset import Batch, ClipDataset
 from wan_alpha.lineage import folder_piece
