@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import wandb
 from launch import ROOT, At, compose, small, train
 from pytorch_lightning.loggers import WandbLogger
 from wandb_server import WandbServer
 
-import wandb
 from benchmarks.range_server import RangeServer
 from wan_alpha import lineage
 from wan_alpha.command import ConfigError
