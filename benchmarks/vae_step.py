@@ -37,6 +37,7 @@ from wan_alpha.models.lora import FoldedConvLora, lora_layers
 from wan_alpha.models.streaming import FeatureCache, chunks, decode_chunks, encode_features_chunk
 from wan_alpha.rendering import COLOURS, alpha_to_rgb, hard_render, rgb_to_alpha, soft_render
 from wan_alpha.training.build import use_channels_last
+from wan_alpha.training.flops import Flops
 from wan_alpha.training.memory import LiveBytes
 
 RESULTS = Path(__file__).parent / "results"
@@ -138,6 +139,13 @@ def kept_mib(step: Callable[[], Tensor]) -> float:
     return kept
 
 
+def tera_flops(step: Callable[[], Tensor]) -> float:
+    """TFLOP of one step's convolutions and matrix products, with what checkpointing computes again."""
+    with Flops() as counter:
+        step().backward()
+    return counter.total / 1e12
+
+
 def build(form: str, width: int, rank: int, device: str) -> tuple[AlphaVAE, AlphaVAELoss]:
     torch.manual_seed(0)
     options = FORMS[form]
@@ -210,11 +218,13 @@ def measure(args: argparse.Namespace) -> dict:
             rows[name].update(row)
     for name, (step, _) in forms.items():
         rows[name]["kept_mib"] = round(kept_mib(step), 1)
+        rows[name]["tera_flops"] = round(tera_flops(step), 4)
     a, b = rows["ours"], rows["straightforward"]
     for row in (a, b):
         row["median_seconds"] = statistics.median(row["seconds"])
     ratios = {
         "time": a["median_seconds"] / b["median_seconds"],
+        "flops": a["tera_flops"] / b["tera_flops"],
         "activation_memory": a["kept_mib"] / b["kept_mib"],
         "loss_difference": abs(a["loss"] - b["loss"]) / b["loss"],
     }
