@@ -86,7 +86,7 @@ def test_stage_vae_sharded_and_whole_and_back(wan22: Path, clips: Path, tmp_path
     train(*command("moved", checkpointed, "trainer.max_steps=4"))
     run_ranks(2, *command("moved", FSDP, checkpointed, "trainer.max_steps=6", "trainer.val_every_n_steps=5"))
     assert_same_run(tmp_path / "moved", tmp_path / "one")
-    assert json.loads((tmp_path / "moved" / "metrics.json").read_text())["step"] == 5
+    assert json.loads((tmp_path / "moved" / "metrics.json").read_text())["step"] == 6
     kinds = [(p.name, p.is_dir()) for p in sorted((tmp_path / "moved" / "checkpoints").iterdir())]
     assert kinds == [("step-00000004.ckpt", False), ("step-00000006.ckpt", True)]
 
