@@ -14,6 +14,8 @@ from small_world import random_base
 from torch import Tensor
 from training.launch import small, train
 
+from data_prep.encode import encode
+from data_prep.encoder import Options
 from wan_alpha.baselines import Sampling
 from wan_alpha.baselines.four_channel import FourChannelSpec, FourChannelVAE, gaussian_kl
 from wan_alpha.baselines.latent_offset import LatentOffsetSpec, LatentOffsetVAE
@@ -163,8 +165,13 @@ def test_a_generator_is_trained_on_its_latents_and_shown_by_it(
 ) -> None:
     base, run, vae = write_complete_base(tmp_path / "base"), tmp_path / "run", model(method, disturb=0.05)
     vae.save_adapters(tmp_path / "vae")
+    data = ["data=clips", f"data.root={clips}"]
+    if method is LatentOffsetVAE:  # from latents that were stored before
+        places = clips, tmp_path / "latents", str(base), str(tmp_path / "vae")
+        encode(Options(*places, variants=1, height=16, width=16, val_clips=1))
+        data = ["data=latents", f"data.root={tmp_path / 'latents'}", "model.captions=plain"]
     train(
-        "stage=dit", "base=path", f"base.path={base}", "data=clips", f"data.root={clips}", f"run_dir={run}",
+        "stage=dit", "base=path", f"base.path={base}", *data, f"run_dir={run}",
         f"model.vae_adapters={tmp_path / 'vae'}", "data.size=[16,16]", "data.num_frames=5", "data.batch_size=2",
         "data.num_workers=0", "data.val_clips=1", "model.adapter.rank=2", "model.variants=1",
         "model.samples.prompts=[]", "optim.lr=0.01", "optim.warmup_steps=0", "trainer.precision=32-true",
@@ -180,7 +187,8 @@ def test_a_generator_is_trained_on_its_latents_and_shown_by_it(
     assert any(not torch.equal(t, plain[n]) for n, t in generator.sampler.transformer.state_dict().items())
     chain = json.loads((run / "lineage.json").read_text())
     assert described(trained_pieces(f"rgba_vae={run}"), [])["made"] == chain["made"]
-    assert [piece["kind"] for piece in chain["used"]] == ["data", "vae-adapters"]
+    source = "latents" if method is LatentOffsetVAE else "data"
+    assert [piece["kind"] for piece in chain["used"]] == [source, "vae-adapters"]
     with pytest.raises(UnknownSystemError, match="holds the VAE and the DoRA"):
         load_generator(f"rgba_vae={tmp_path / 'vae'}", setting)
 
