@@ -168,6 +168,8 @@ def test_normalised_latents_use_the_base_s_statistics() -> None:
         ((1, 3, 5, 16, 16), (1, 3, 5, 16, 16), r"alpha \(B, 1, T, H, W\)"),
         ((2, 3, 5, 16, 16), (1, 1, 5, 16, 16), r"of the same size"),
         ((3, 5, 16, 16), (1, 5, 16, 16), r"rgb must be \(B, 3, T, H, W\)"),
+        ((0, 3, 5, 16, 16), (0, 1, 5, 16, 16), r"the clip is empty: got rgb \(0, 3, 5, 16, 16\)"),
+        ((1, 3, 5, 0, 16), (1, 1, 5, 0, 16), r"the clip is empty: got rgb \(1, 3, 5, 0, 16\)"),
     ],
 )
 def test_clips_of_the_wrong_shape_are_refused(rgb: tuple[int, ...], alpha: tuple[int, ...], message: str) -> None:
@@ -215,10 +217,26 @@ def test_a_background_that_is_no_colour_is_refused(given: object) -> None:
         model("wan22").encode(*clip(5), background=given)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 2, 2, 2), (1, 6, 2, 2), (6, 2, 2, 2)])
+@pytest.mark.parametrize("shape", [(1, 16, 2, 2, 2), (1, 6, 2, 2), (6, 2, 2, 2), (1, 6, 0, 2, 2)])
 def test_latents_of_another_base_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"this base takes \(B, 6, T', h, w\)"):
+    with pytest.raises(ValueError, match=r"this base takes a tensor \(B, 6, T', h, w\)"):
         model("wan22").decode(torch.zeros(shape))
+
+
+def test_a_latent_that_is_no_tensor_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a latent is list; this base takes a tensor"):
+        model("wan22").decode([])  # type: ignore[arg-type]
+
+
+def test_another_precision_than_the_weights_is_refused_where_people_call() -> None:
+    vae, (rgb, alpha) = model("wan22", torch.float32), clip(5)
+    with pytest.raises(ValueError, match=r"clip is torch.float64, the model torch.float32: convert it with .to\(torch"):
+        vae.encode(rgb.float(), alpha)
+    with pytest.raises(ValueError, match=r"latent is torch.float16, .* load the model with dtype=torch.float16"):
+        vae.decode(torch.zeros(1, 6, 2, 2, 2, dtype=torch.float16))
+    vae.encode(rgb.float(), alpha.bfloat16())  # together they are float32
+    with torch.autocast("cpu", torch.bfloat16):
+        vae.decode(vae.encode(rgb.float(), alpha.float()))
 
 
 def test_a_background_of_the_wrong_shape_is_refused() -> None:

@@ -106,12 +106,14 @@ class AlphaVAE(RgbaVAE):
             (B, z, 1 + (T-1)/4, H/s, W/s).
 
         Raises:
-            ValueError: shapes a Wan VAE cannot take, or (with `streaming` only) values outside these ranges.
+            ValueError: shapes a Wan VAE cannot take, or (with `streaming` only) values outside these ranges or in
+                another precision than the weights'.
         """
         self.check_clip(rgb, alpha)
         colour = as_colour(background, rgb)
         if streaming:  # a training step must not wait for the device
             check_ranges(rgb, alpha, colour)
+            self.check_precision("the clip", torch.promote_types(rgb.dtype, alpha.dtype))
         hard, grey = hard_render(rgb, alpha, colour), alpha_to_rgb(alpha)
         if not streaming:
             return self._encode_clip(hard, grey)
@@ -142,6 +144,7 @@ class AlphaVAE(RgbaVAE):
         """
         self.check_latent(z)
         if streaming:
+            self.check_precision("the latent", z.dtype)
             return self._decode_stream(z, "rgb"), rgb_to_alpha(self._decode_stream(z, "alpha"))
         rgb = decode_clip(self.base, z, self.adapters.runner("rgb", self.run))
         grey = decode_clip(self.base, z, self.adapters.runner("alpha", self.run))

@@ -125,16 +125,26 @@ class RgbaVAE(nn.Module, ABC):
             if not (torch.is_tensor(tensor) and tensor.is_floating_point()):
                 found = tensor.dtype if torch.is_tensor(tensor) else type(tensor).__name__
                 raise ValueError(f"{name} is {found}; expected a tensor of floats, rgb in [-1, 1] and alpha in [0, 1]")
+        shapes = f"got rgb {tuple(rgb.shape)} and alpha {tuple(alpha.shape)}"
         if rgb.dim() != 5 or rgb.shape[1] != 3 or alpha.shape != (rgb.shape[0], 1, *rgb.shape[2:]):
-            raise ValueError(
-                f"rgb must be (B, 3, T, H, W) and alpha (B, 1, T, H, W) of the same size; "
-                f"got rgb {tuple(rgb.shape)} and alpha {tuple(alpha.shape)}"
-            )
+            raise ValueError(f"rgb must be (B, 3, T, H, W) and alpha (B, 1, T, H, W) of the same size; {shapes}")
+        if not rgb.numel():
+            raise ValueError(f"the clip is empty: {shapes}")
         check_size(self.base, *rgb.shape[2:])
 
     def check_latent(self, z: Tensor) -> None:
-        """A latent must have this base's number of channels."""
-        if z.dim() != 5 or z.shape[1] != self.base.config["z_dim"]:
+        """A latent must hold something and have this base's number of channels."""
+        fits = torch.is_tensor(z) and z.dim() == 5 and z.shape[1] == self.base.config["z_dim"] and z.numel() > 0
+        if not fits:
+            found = tuple(z.shape) if torch.is_tensor(z) else type(z).__name__
             raise ValueError(
-                f"a latent is {tuple(z.shape)}; this base takes (B, {self.base.config['z_dim']}, T', h, w)"
+                f"a latent is {found}; this base takes a tensor (B, {self.base.config['z_dim']}, T', h, w), not empty"
+            )
+
+    def check_precision(self, name: str, given: torch.dtype) -> None:
+        """Outside autocast, what comes in must have the precision of the weights."""
+        own = self.base.dtype
+        if given != own and not torch.is_autocast_enabled(self.base.device.type):
+            raise ValueError(
+                f"{name} is {given}, the model {own}: convert it with .to({own}), or load the model with dtype={given}"
             )
