@@ -87,12 +87,10 @@ def section(script: Path, files: list[Path]) -> Iterator[str]:
 def trained() -> Iterator[str]:
     """Tables that experiments left."""
     for path in sorted((EXPERIMENTS / "results").glob("*.md")):
-        yield from (
-            f"### {path.stem}",
-            "",
-            f"Of `experiment={path.stem}` and the parts that go on from it. Which have been run",
-        )
-        yield from ("stands in [the list of experiments](experiments/README.md).", "")
+        yield from (f"### {path.stem}", "")
+        if (EXPERIMENTS / path.with_suffix(".yaml").name).exists():
+            yield f"Of `experiment={path.stem}` and the parts that go on from it. Which have been run"
+            yield from ("stands in [the list of experiments](experiments/README.md).", "")
         yield from (path.read_text(encoding="utf-8").strip(), "")
         raw = path.with_suffix(".json")
         if raw.exists():

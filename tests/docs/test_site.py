@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-from pages import ROOT
+from pages import ROOT, SITE
 
 
 def test_the_site_builds_strictly(tmp_path: Path) -> None:
@@ -28,3 +29,10 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     start = (tmp_path / "start.html").read_text()
     assert "https://fonts" not in start  # nothing is fetched from elsewhere
     assert "unpkg" not in start
+
+
+def test_the_results_page_names_only_experiments_that_exist() -> None:
+    page = subprocess.run([sys.executable, SITE / "results_page.py"], capture_output=True, text=True, check=True).stdout
+    named = set(re.findall(r"Of `experiment=(\w+)`", page))
+    assert named
+    assert all((ROOT / "experiments" / f"{name}.yaml").is_file() for name in named), named
