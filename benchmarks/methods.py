@@ -7,7 +7,8 @@ generator on `experiment=dit_methods`; lets the generators answer `methods_promp
 `evaluate.py task=generation`.  All in this process, one after the other; what is finished is kept, and what was
 interrupted goes on.  With the first seed, a VAE tries the learning rates in VAE_RATES and keeps that with the best sum
 of alpha and soft PSNR, a generator those in DIT_RATES and keeps that with the lowest held-out loss, which cannot be
-compared between methods: their latents differ.  KEY=VALUE goes to every run.  Writes OUT.md, OUT.json and OUT.png.
+compared between methods: their latents differ.  KEY=VALUE goes to every run; runs that are there with others are
+refused.  Writes OUT.md, OUT.json and OUT.png.
 """
 
 from __future__ import annotations
@@ -133,6 +134,16 @@ def kept(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(found, indent=2) + "\n")
     return json.loads(file.read_text())
+
+
+def same_keys(bench: Bench) -> None:
+    """What is finished was made with the same KEY=VALUE, or is refused."""
+    before = kept(bench.runs / "given.json", lambda: {"given": sorted(bench.extra)})["given"]
+    if before != sorted(bench.extra):
+        raise SystemExit(
+            f"{bench.runs} holds runs that were made with {' '.join(before) or 'no KEY=VALUE'}, not with "
+            f"{' '.join(bench.extra) or 'none'}; give the same, or another --runs"
+        )
 
 
 def train(config: RunConfig, tree: dict[str, Any]) -> dict[str, Any]:
@@ -292,7 +303,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="the first so many of 0, 1, 2")
     parser.add_argument("extra", nargs="*", help="further KEY=VALUE for every run, such as trainer.max_steps=4")
     given = parser.parse_args()
-    results = compare(Bench(given.runs, tuple(given.extra)), SEEDS[: given.seeds])
+    bench = Bench(given.runs, tuple(given.extra))
+    same_keys(bench)
+    results = compare(bench, SEEDS[: given.seeds])
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.with_suffix(".md").write_text(page(results))
     about = results.to_json() | {"environment": describe_environment()}

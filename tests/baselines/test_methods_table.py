@@ -110,6 +110,15 @@ def test_the_page_has_a_row_for_every_method_in_every_block(told: tuple[list[Any
     assert found["dit"]["paired"] == {"0.001": 0.5, "0.002": 0.4}
 
 
+def test_what_was_made_with_other_keys_is_not_taken_for_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods.same_keys(Bench(tmp_path))
+    methods.same_keys(Bench(tmp_path))
+    monkeypatch.setattr(methods, "compare", lambda *_: pytest.fail("runs of other keys were taken"))
+    monkeypatch.setattr("sys.argv", ["methods", "--runs", str(tmp_path), "trainer.max_steps=4"])
+    with pytest.raises(SystemExit, match=r"no KEY=VALUE, not with trainer\.max_steps=4; give the same"):
+        methods.main()
+
+
 def test_no_adapter_is_trained_on_the_prompts_that_are_called_held_out() -> None:
     config = Bench(Path("runs")).dit_config("ours", 1, 1e-3, Path("runs/vae"))[0]
     assert isinstance(config.model, AlphaDiTConfig)
