@@ -1,0 +1,148 @@
+"""What the framework costs: steps of stage=vae as a run does them, over the same steps in a plain loop.
+
+    python -m benchmarks.overhead --device cuda                                  # Wan2.1's VAE, random weights
+    python -m benchmarks.overhead --width 16 --size 32 --batch 2 --steps 6       # a small one on a CPU
+
+Both train the same module on the sample clips, with the same precision, optimiser and clipping.  The plain loop has its
+batches on the device before it starts, and neither averages weights, logs, looks for signals nor loads data; the
+framework does all of that.  They run in turns; a ratio is taken within a turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from diffusers import AutoencoderKLWan
+from pytorch_lightning.callbacks import Callback
+
+from benchmarks.vae_step import FORMS
+from wan_alpha.stages.vae import AlphaVAEModule
+from wan_alpha.training import run
+from wan_alpha.training.build import build_module
+from wan_alpha.training.config import RunConfig
+from wan_alpha.training.data import ClipDataModule
+from wan_alpha.training.entry import checked
+from wan_alpha.training.identity import register_resolver
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).parent / "results"
+WARM_UP, BATCHES = 3, 4
+
+
+def synchronize(device: str) -> None:
+    """Wait for the device."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+class Clock(Callback):
+    """Seconds of all steps after the first few, device work included."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.began, self.seconds = device, 0.0, 0.0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step in (WARM_UP, trainer.max_steps):
+            synchronize(self.device)
+            self.began, self.seconds = time.perf_counter(), time.perf_counter() - self.began
+
+
+def configure(args: argparse.Namespace, folder: Path, name: str) -> tuple[RunConfig, dict[str, Any]]:
+    """The run of this turn."""
+    register_resolver()
+    size = [args.size, args.size]
+    overrides = [
+        "stage=vae", "base=path", "base.name=random", f"base.path={folder / 'base'}", f"run_dir={folder / name}",
+        f"trainer={'gpu' if args.device == 'cuda' else 'cpu'}", f"trainer.max_steps={WARM_UP + args.steps}",
+        "trainer.val_every_n_steps=0", f"model.lora.rank={args.rank}", f"model.lora.alpha={args.rank}",
+        f"data.size={size}", f"data.num_frames={args.frames}", f"data.batch_size={args.batch}",
+        f"data.num_workers={args.workers}", "loss.perceptual.every=1", "callbacks.progress=false",
+    ]  # fmt: skip
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return checked(hydra.compose("train", overrides))
+
+
+def framework(args: argparse.Namespace, folder: Path, turn: int) -> float:
+    """Seconds of a step of a run."""
+    clock, build = Clock(args.device), run.build_callbacks
+    run.build_callbacks = lambda *given: [*build(*given), clock]
+    try:
+        run.train(*configure(args, folder, f"run-{turn}"))
+    finally:
+        run.build_callbacks = build
+    return clock.seconds / args.steps
+
+
+def plain(args: argparse.Namespace, folder: Path) -> float:
+    """Seconds of a step of a loop."""
+    config, _ = configure(args, folder, "plain")
+    module = build_module(config)
+    assert isinstance(module, AlphaVAEModule)
+    module.to(args.device).train()
+    loader = ClipDataModule(config.data, config.seed).rank_loader(0)
+    batches = [{k: v.to(args.device) for k, v in b.items() if torch.is_tensor(v)} for b in islice(loader, BATCHES)]
+    trained = list(module.trainable().values())
+    optimiser = torch.optim.AdamW(trained, lr=1e-4)
+    mixed = run.resolve_precision(config.trainer) == "bf16-mixed"
+    for step, batch in zip(range(WARM_UP + args.steps), cycle(batches), strict=False):
+        if step == WARM_UP:
+            synchronize(args.device)
+            began = time.perf_counter()
+        with torch.autocast(args.device, torch.bfloat16, enabled=mixed):
+            z = module.vae.encode(batch["rgb"], batch["alpha"], batch["background"], streaming=False)
+            rgb, alpha = module.vae.decode(z, streaming=False)
+            loss, _ = module.loss(rgb, alpha, batch["rgb"], batch["alpha"], batch["canvas"], turn=step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, config.trainer.gradient_clip_val)
+        optimiser.step()
+        optimiser.zero_grad()
+    synchronize(args.device)
+    return (time.perf_counter() - began) / args.steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--width", type=int, default=96, help="base_dim; 96 is Wan2.1")
+    parser.add_argument("--rank", type=int, default=128)
+    parser.add_argument("--frames", type=int, default=17)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=4)
+    args = parser.parse_args()
+    rows: dict[str, list[float]] = {"framework": [], "plain": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        z = FORMS["wan2.1"]["z_dim"]
+        base = {"base_dim": args.width, "latents_mean": [0.0] * z, "latents_std": [1.0] * z, **FORMS["wan2.1"]}
+        AutoencoderKLWan(**base).save_pretrained(folder / "base")
+        for turn in range(args.turns):
+            rows["framework"].append(framework(args, folder, turn))
+            rows["plain"].append(plain(args, folder))
+    ratios = [ours / theirs for ours, theirs in zip(rows["framework"], rows["plain"], strict=True)]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    machine = torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    report: dict[str, Any] = {"settings": vars(args), "commit": commit, "machine": machine, "torch": torch.__version__}
+    report |= {"seconds": rows, "ratio": round(statistics.median(ratios), 4), "ratios": [round(r, 4) for r in ratios]}
+    if args.device == "cuda":
+        report["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"overhead_w{args.width}_{args.device}.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
