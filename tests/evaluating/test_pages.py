@@ -17,6 +17,7 @@ from wan_alpha.data.media import write_ffv1
 from wan_alpha.evaluating.config import EvaluateConfig
 from wan_alpha.evaluating.run import evaluate
 from wan_alpha.evaluation.preference import PreferenceError, count_votes, draw_pairs
+from wan_alpha.pipeline.containers import write_vp9
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = [
@@ -88,6 +89,11 @@ def pixel(page, canvas: int, x: int, y: int) -> list[int]:  # type: ignore[no-un
     return page.evaluate(script, [canvas, x, y])[:3]
 
 
+SHOWS = """colour => { const found = document.querySelector('canvas').getContext('2d').getImageData(4, 4, 1, 1).data;
+    return colour.every((value, n) => Math.abs(value - found[n]) <= 12); }"""
+"""Whether the first canvas has a colour outside of the square."""
+
+
 def near(found: list[int], expected: tuple[int, int, int]) -> bool:
     return all(abs(a - b) <= 10 for a, b in zip(found, expected, strict=True))
 
@@ -108,6 +114,12 @@ def test_the_report_plays_all_systems_over_any_background(evaluation: Path, brow
     page.wait_for_function("stage.backdrop && stage.backdrop.naturalWidth")
     page.evaluate("stage.redraw()")
     assert near(pixel(page, 0, 4, 4), (250, 120, 10))
+    moving = np.ones((12, 32, 32, 4), np.float32) * np.float32([0.2, 0.4, 0.8, 1])
+    moving[6:] = [0.8, 0.4, 0.2, 1]
+    write_vp9(moving, 6, tmp_path / "ground.webm", {})
+    page.set_input_files("#backdrop", str(tmp_path / "ground.webm"))
+    for colour in ((51, 102, 204), (204, 102, 51)):  # the user's video plays, too
+        page.wait_for_function(SHOWS, arg=colour, timeout=10_000)
     page.wait_for_function("open.video.currentTime > 0")  # it plays by itself
     assert page.problems == []
     assert all(url.startswith(("file:", "data:", "blob:")) for url in page.asked)
