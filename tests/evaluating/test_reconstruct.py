@@ -45,7 +45,7 @@ def run(base: Path, clips: Path, out: Path, *overrides: str) -> dict:
 def test_an_evaluation_leaves_tables_panels_and_everything_to_repeat_it(
     wan22: Path, clips: Path, adapters: Path, tmp_path: Path
 ) -> None:
-    summary = run(wan22, clips, tmp_path, f"adapters={adapters}")
+    summary = run(wan22, clips, tmp_path, f"adapters={adapters}", "networks.lpips=bundled")
     chain = json.loads((tmp_path / "lineage.json").read_text())
     assert [piece["kind"] for piece in chain["made"] + chain["used"]] == ["evaluation", "data", "vae-adapters"]
     assert chain["used"][1]["sha256"] == folder_piece("vae-adapters", adapters).digest
@@ -53,7 +53,7 @@ def test_an_evaluation_leaves_tables_panels_and_everything_to_repeat_it(
     count = len(summary["clips"])
     assert count >= 2
     ours = summary["systems"]["ours"]
-    for name in ("alpha/psnr", "soft/ssim", "hard/psnr", "nine/psnr", "alpha/sad_k", "alpha/messddt_e3"):
+    for name in ("alpha/psnr", "soft/ssim", "nine/psnr", "nine/lpips3", "alpha/sad_k", "alpha/messddt_e3"):
         assert ours[name]["count"] == count
         assert ours[name]["low"] <= ours[name]["mean"] <= ours[name]["high"]
     assert ours["alpha/rfid_vgg"]["mean"] > 0
