@@ -22,8 +22,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wan_alpha.stages.vae import AlphaVAEModule
+from wan_alpha.training import pace as pace_module
 from wan_alpha.training import run
 from wan_alpha.training.checkpoints import AtomicCheckpointIO, last_checkpoint
+from wan_alpha.training.ema import AdapterEMA
 from wan_alpha.training.heartbeat import Heartbeat
 from wan_alpha.training.pace import Pace
 from wan_alpha.training.preemption import TRY_AGAIN
@@ -111,21 +113,32 @@ def test_a_slow_rank_is_named_and_waited_for(strategy: str, wan22: Path, clips: 
 def test_what_counts_as_a_ranks_own_work(
     wan22: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both of two accumulated batches; no validation, no checkpoint, no single stall."""
+    """Both of two accumulated batches; no validation, no checkpoint, no single stall.  On a clock of its own."""
     paces: list[Pace] = []
     monkeypatch.setattr(run, "Heartbeat", lambda pace, *rest: paces.append(pace) or Heartbeat(pace, *rest))
+    clock = [0.0]
+    monkeypatch.setattr(pace_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
-    def slower(owner: type, name: str, always: float, *first: float) -> None:
-        original, more = getattr(owner, name), iter(first)
-        monkeypatch.setattr(owner, name, lambda *a, **k: time.sleep(always + next(more, 0.0)) or original(*a, **k))
+    def takes(owner: type, name: str, *seconds: float) -> None:
+        """One after the other, the last for ever."""
+        original, left = getattr(owner, name), iter(seconds[:-1])
 
-    slower(AlphaVAEModule, "training_step", 0.1, 0.0, 0.0, 0.0, 2.0)
-    slower(AlphaVAEModule, "validation_step", 0.0, 1.0)
-    slower(AtomicCheckpointIO, "save_checkpoint", 0.0, 1.0)
+        def slower(*args: Any, **kwargs: Any) -> Any:
+            clock[0] += next(left, seconds[-1])
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, slower)
+
+    takes(AlphaVAEModule, "training_step", 0.1, 0.1, 0.1, 60.1, 0.1)
+    takes(AdapterEMA, "on_train_batch_end", 0.025)
+    takes(AlphaVAEModule, "validation_step", 100.0)
+    takes(AtomicCheckpointIO, "save_checkpoint", 1000.0)
     halves = ["data.batch_size=1", "trainer.accumulate_grad_batches=2", "trainer.max_steps=5"]
-    train(*small(wan22, clips, tmp_path, *halves, "trainer.val_every_n_steps=4", "trainer.checkpoint_every_n_steps=3"))
+    train(*small(wan22, clips, tmp_path, *halves, "trainer.val_every_n_steps=3", "trainer.checkpoint_every_n_steps=3"))
     (pace,) = paces
-    assert 0.2 < pace.speed.own < pace.speed.step < 1.0
+    # The average is called after each half: the first time before this rank is ready, the second time after that.
+    own, step = 0.1 + 0.025 + 0.1, 0.1 + 0.025 + 0.1 + 0.025
+    assert pace.speed == pytest.approx((own, step + 60 / 3))  # of four steps three, without the one that has saved
 
 
 @pytest.fixture
