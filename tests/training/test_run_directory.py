@@ -24,6 +24,7 @@ from wan_alpha import AlphaVAE
 from wan_alpha.data.dataset import Batch, ClipDataset
 from wan_alpha.lineage import folder_piece
 from wan_alpha.models.adapters import AdapterError
+from wan_alpha.training import provenance
 from wan_alpha.training.checkpoints import last_checkpoint
 from wan_alpha.wandb_dashboard import SECTIONS
 
@@ -62,6 +63,11 @@ def test_what_is_needed_to_repeat_it(run_dir: Path) -> None:
     assert len(environment["data"]["train"]) == len(environment["data"]["val"]) == 64
     assert environment["data"]["train"] != environment["data"]["val"]
     assert set(environment["git"]) == {"commit", "modified"}
+
+
+def test_a_package_that_came_another_way_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "PACKAGES", ("torch", "no-such-package"))
+    assert provenance.describe_environment()["packages"] == {"torch": importlib.metadata.version("torch")}
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

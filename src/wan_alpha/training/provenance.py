@@ -22,7 +22,6 @@ PACKAGES = (
     "hydra-core",
     "omegaconf",
     "torchmetrics",
-    "webdataset",
     "av",
     "pillow",
     "numpy",
@@ -37,13 +36,19 @@ def describe_environment() -> dict[str, Any]:
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "git": _git_state(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": _versions(),
         "machine": {
             "processor": platform.machine(),
             "cores": os.cpu_count(),
             "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what is installed; a run must not end because a package came another way."""
+    installed = {name.lower() for d in importlib.metadata.distributions() if (name := d.metadata["Name"])}
+    return {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
 
 
 def _git_state() -> dict[str, Any]:
