@@ -83,7 +83,6 @@ def measure_paired(args: argparse.Namespace) -> dict[str, Any]:
 
 def measure_published(args: argparse.Namespace) -> dict[str, Any]:
     """The paper's comparison by measurement of one step of each DiT, times the number of steps."""
-    args.model = "14b"
     models = {"ours": transformer(args)}
     z, t, text = inputs(args, FULL)
     seconds = in_turns({"ours": lambda: models["ours"](z, t, text, return_dict=False)}, args.turns, args.device)
@@ -112,6 +111,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.device == "cpu":
         torch.set_num_threads(1)
+    if args.measure == "published":
+        args.model = "14b"
     machine = torch.cuda.get_device_name() if args.device == "cuda" else "1 CPU core"
     if args.measure == "counted":
         args.device, machine, args.turns = "meta", "none: counted, not run", 0
