@@ -132,6 +132,7 @@ def main() -> None:
         for turn in range(args.turns):
             rows["framework"].append(framework(args, folder, turn))
             rows["plain"].append(plain(args, folder))
+            print(f"turn {turn}: {rows['framework'][-1]:.4f} s a step, plain {rows['plain'][-1]:.4f} s", flush=True)
     ratios = [ours / theirs for ours, theirs in zip(rows["framework"], rows["plain"], strict=True)]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     machine = torch.cuda.get_device_name() if args.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
