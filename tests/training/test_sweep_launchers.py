@@ -149,6 +149,7 @@ def dealt(file: Path, values: dict[str, Any], here: Path, monkeypatch: pytest.Mo
     )
     for name, value in {"WANDB_API_KEY": "0" * 40, "WANDB_ENTITY": "e"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.delenv("WANDB_SILENT", raising=False)  # what `wandb sweep` says is looked at
     bin_dir = Path(sys.executable).parent
     monkeypatch.setenv("PATH", f"{bin_dir}:{os.environ['PATH']}")
     run = {"type": "run", "run_id": "r", "program": "train.py", "args": {k: {"value": v} for k, v in values.items()}}
