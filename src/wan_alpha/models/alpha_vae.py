@@ -177,13 +177,12 @@ class AlphaVAE(RgbaVAE):
 
 
 def check_ranges(rgb: Tensor, alpha: Tensor, background: Tensor) -> None:
-    """Colours must lie in [-1, 1], alpha in [0, 1]; NaN does not."""
-    for name, values, lowest, advice in (
-        ("rgb", rgb, -1, "map 8-bit values with x / 127.5 - 1"),
-        ("alpha", alpha, 0, "divide 8-bit values by 255, map a decoded grey picture with (x + 1) / 2"),
-        ("background", background, -1, "map 8-bit values with x / 127.5 - 1"),
-    ):
-        low, high = (float(bound) for bound in values.aminmax())
+    """Colours must lie in [-1, 1], alpha in [0, 1]; NaN does not.  The device is waited for once."""
+    picture = "map 8-bit values with x / 127.5 - 1"
+    grey = "divide 8-bit values by 255, map a decoded grey picture with (x + 1) / 2"
+    ranges = {"rgb": (rgb, -1, picture), "alpha": (alpha, 0, grey), "background": (background, -1, picture)}
+    bounds = torch.stack([torch.stack(values.aminmax()).float() for values, _, _ in ranges.values()]).tolist()
+    for (name, (_, lowest, advice)), (low, high) in zip(ranges.items(), bounds, strict=True):
         if not (low >= lowest and high <= 1):
             raise ValueError(
                 f"{name} lies in [{low:g}, {high:g}]; expected [{lowest}, 1]: {advice}, and clamp what a decoder gave"

@@ -1,0 +1,56 @@
+"""The shipped RGBA VAE on every device of this machine, against double precision on its processor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from wan_alpha import AlphaVAE
+from wan_alpha.models.whole_clip import run_checkpointed, run_plain
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+GENERATOR = torch.Generator().manual_seed(0)
+RGB = torch.rand(1, 3, 9, 64, 64, generator=GENERATOR) * 2 - 1
+ALPHA = torch.rand(1, 1, 9, 64, 64, generator=GENERATOR)
+
+
+@pytest.fixture(autouse=True)
+def _exact() -> Iterator[None]:
+    """No TensorFloat32, and the same sums every time."""
+    with torch.backends.cudnn.flags(deterministic=True, allow_tf32=False):
+        yield
+
+
+def difference(found: Tensor, true: Tensor) -> float:
+    """Relative to the norm of what is true."""
+    return float((found.cpu().double() - true.cpu().double()).norm() / true.double().norm())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@torch.no_grad()
+def test_a_round_trip_is_that_of_double_precision_streaming_and_whole(device: str) -> None:
+    exact, vae = AlphaVAE.from_pretrained("tiny", "tiny").double(), AlphaVAE.from_pretrained("tiny", "tiny").to(device)
+    latent = exact.encode(RGB.double(), ALPHA.double())
+    rgb, alpha = exact.decode(latent)
+    for streaming in (True, False):
+        z = vae.encode(RGB.to(device), ALPHA.to(device), streaming=streaming)
+        assert difference(z, latent) < 1e-5
+        for found, true in zip(vae.decode(z, streaming=streaming), (rgb, alpha), strict=True):
+            assert difference(found, true) < 1e-5
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_checkpointing_changes_no_bit_of_a_gradient_under_bf16(device: str) -> None:
+    vae, gradients = AlphaVAE.from_pretrained("tiny", "tiny").to(device), []
+    for run in (run_plain, run_checkpointed):
+        vae.run = run
+        vae.zero_grad()
+        with torch.autocast(device, torch.bfloat16):
+            rgb, alpha = vae(RGB.to(device), ALPHA.to(device), torch.tensor([1.0, -1.0, 1.0], device=device))
+            (rgb.square().mean() + alpha.square().mean()).backward()
+        gradients.append([p.grad.clone() for p in vae.adapter_parameters().values() if p.grad is not None])
+    assert len(gradients[0]) > 50
+    assert all(torch.equal(plain, again) for plain, again in zip(*gradients, strict=True))
