@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,11 @@ def describe_environment() -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     """Versions of what is installed; a run must not end because a package came another way."""
-    installed = {name.lower() for d in importlib.metadata.distributions() if (name := d.metadata["Name"])}
-    return {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
+    found = {}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _git_state() -> dict[str, Any]:
