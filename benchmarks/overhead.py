@@ -1,11 +1,12 @@
 """What the framework costs: steps of stage=vae as a run does them, over the same steps in a plain loop.
 
     python -m benchmarks.overhead --device cuda                                  # Wan2.1's VAE, random weights
-    python -m benchmarks.overhead --width 16 --size 32 --batch 2 --steps 6       # a small one on a CPU
+    python -m benchmarks.overhead --width 32 --rank 32 --size 64 --frames 9      # a small one on a CPU
 
-Both train the same module on the sample clips, with the same precision, optimiser and clipping.  The plain loop has its
-batches on the device before it starts, and neither averages weights, logs, looks for signals nor loads data; the
-framework does all of that.  They run in turns; a ratio is taken within a turn.
+Both train the same module on the same clips of the sample, with the same precision, optimiser and clipping.  The plain
+loop has its batches on the device before it starts, and neither averages weights, logs nor looks for signals; the
+framework does all of that, and brings batches to the device.  It loads them, too, with `--workers N`: on a CPU its
+processes then share the cores with training.  They run in turns; a ratio is taken within a turn.
 """
 
 from __future__ import annotations
@@ -16,15 +17,19 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import hydra
 import pytorch_lightning as pl
 import torch
 from diffusers import AutoencoderKLWan
 from pytorch_lightning.callbacks import Callback
+from torch.utils.data import DataLoader, IterableDataset
 
 from benchmarks.vae_step import FORMS
 from wan_alpha.stages.vae import AlphaVAEModule
@@ -58,6 +63,24 @@ class Clock(Callback):
             self.began, self.seconds = time.perf_counter(), time.perf_counter() - self.began
 
 
+class Kept(ClipDataModule):
+    """The first few batches again and again, in memory: what is left is the framework, not the loader."""
+
+    def train_dataloader(self) -> Any:
+        batches = list(islice(super().train_dataloader(), BATCHES))
+        return DataLoader(Endless(batches), batch_size=None, pin_memory=torch.cuda.is_available())
+
+
+class Endless(IterableDataset):
+    """Batches in turn, without end."""
+
+    def __init__(self, batches: list[dict[str, Any]]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return cycle(self.batches)
+
+
 def configure(args: argparse.Namespace, folder: Path, name: str) -> tuple[RunConfig, dict[str, Any]]:
     """The run of this turn."""
     register_resolver()
@@ -67,7 +90,7 @@ def configure(args: argparse.Namespace, folder: Path, name: str) -> tuple[RunCon
         f"trainer={'gpu' if args.device == 'cuda' else 'cpu'}", f"trainer.max_steps={WARM_UP + args.steps}",
         "trainer.val_every_n_steps=0", f"model.lora.rank={args.rank}", f"model.lora.alpha={args.rank}",
         f"data.size={size}", f"data.num_frames={args.frames}", f"data.batch_size={args.batch}",
-        f"data.num_workers={args.workers}", "loss.perceptual.every=1", "callbacks.progress=false",
+        f"data.num_workers={args.workers or 0}", "loss.perceptual.every=1", "callbacks.progress=false",
     ]  # fmt: skip
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return checked(hydra.compose("train", overrides))
@@ -76,11 +99,11 @@ def configure(args: argparse.Namespace, folder: Path, name: str) -> tuple[RunCon
 def framework(args: argparse.Namespace, folder: Path, turn: int) -> float:
     """Seconds of a step of a run."""
     clock, build = Clock(args.device), run.build_callbacks
-    run.build_callbacks = lambda *given: [*build(*given), clock]
-    try:
+    with ExitStack() as changed:
+        changed.enter_context(mock.patch.object(run, "build_callbacks", lambda *given: [*build(*given), clock]))
+        if args.workers is None:
+            changed.enter_context(mock.patch.object(run, "ClipDataModule", Kept))
         run.train(*configure(args, folder, f"run-{turn}"))
-    finally:
-        run.build_callbacks = build
     return clock.seconds / args.steps
 
 
@@ -121,7 +144,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--workers", type=int, help="load the batches of the framework's steps in N processes")
     args = parser.parse_args()
     rows: dict[str, list[float]] = {"framework": [], "plain": []}
     with tempfile.TemporaryDirectory() as name:
@@ -141,7 +164,8 @@ def main() -> None:
     if args.device == "cuda":
         report["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"overhead_w{args.width}_{args.device}.json").write_text(json.dumps(report, indent=2) + "\n")
+    name = f"overhead_w{args.width}{'' if args.workers is None else '_loading'}_{args.device}.json"
+    (RESULTS / name).write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))
 
 

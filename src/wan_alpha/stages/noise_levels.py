@@ -27,9 +27,9 @@ class NoiseLevels:
 
     def log(self, module: StageModule) -> None:
         """As `train/loss_t0..0.25` and so on, with the rows that are logged anyway."""
-        trainer: Any = module.trainer
-        if (module.global_step + 1) % trainer.log_every_n_steps:
+        if not module.row_is_due:
             return
+        trainer: Any = module.trainer
         sums = sum_over_ranks(self.sums, trainer.world_size)
         means = {f"train/loss_t{n / LEVELS:g}-{(n + 1) / LEVELS:g}": total / count
                  for n, (total, count) in enumerate(sums.T.tolist()) if count}  # fmt: skip

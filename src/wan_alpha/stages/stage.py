@@ -72,17 +72,29 @@ class StageModule(pl.LightningModule, ABC):
             shard(self)
 
     def log_step(self, values: Mapping[str, Tensor]) -> None:
-        """Log scalars of an optimiser step as `train/NAME`: means over its accumulated batches and its ranks."""
+        """Log scalars of an optimiser step as `train/NAME`: means over its accumulated batches and its ranks.
+
+        Only of steps that become a row (`trainer.log_every_n_steps`) and of the last one; of others nobody would see
+        them, and their reduction would be one more meeting of all ranks.
+        """
         self._unlogged.append({name: value.detach().float() for name, value in values.items()})
+
+    @property
+    def row_is_due(self) -> bool:
+        """Whether loggers get a row of the step that is being taken."""
+        trainer: Any = self.trainer
+        return (self.global_step + 1) % trainer.log_every_n_steps == 0
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """One small reduction, after the backward pass: in the forward pass all would wait for the slowest rank.
 
         The row is numbered by the steps done.
         """
-        names = list(self._unlogged[-1])
-        stacked = torch.stack([torch.stack([*values.values()]) for values in self._unlogged]).mean(0)
-        self._unlogged.clear()
+        batches, self._unlogged = self._unlogged, []
+        if not self.row_is_due and self.global_step + 1 != self.trainer.max_steps:
+            return
+        names = list(batches[-1])
+        stacked = torch.stack([torch.stack([*values.values()]) for values in batches]).mean(0)
         stacked = sum_over_ranks(stacked, self.trainer.world_size) / self.trainer.world_size
         self.log_dict({f"train/{name}": value for name, value in zip(names, stacked, strict=True)})
         self.log("step", torch.full((), self.global_step + 1.0, device=self.device))
