@@ -25,9 +25,10 @@ train: $(STAMP)  ## train the RGBA VAE on the sample clips (about ten minutes on
 test: $(STAMP) lint typecheck  ## lint, types and all tests
 	$(BIN)/python -m pytest
 
-lint: $(STAMP)  ## ruff: style and imports
+lint: $(STAMP)  ## style, imports, and that the rooms know only those below them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
 
 typecheck: $(STAMP)  ## mypy
 	$(BIN)/mypy
@@ -42,5 +43,5 @@ bench: $(STAMP)  ## measure speed and memory; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.vae_step
 
 clean:  ## remove runs and caches, keep .venv
-	rm -rf runs multirun outputs site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf runs multirun outputs site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -6,9 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .models.alpha_vae import AlphaVAE
-    from .pipeline.pipeline import AlphaWanPipeline
-    from .pipeline.video import Video
+    from wan_alpha.models.alpha_vae import AlphaVAE
+    from wan_alpha.pipeline.pipeline import AlphaWanPipeline
+    from wan_alpha.pipeline.video import Video
 
 __all__ = ["AlphaVAE", "AlphaWanPipeline", "Video"]
 

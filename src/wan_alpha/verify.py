@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import sys
 
-from .command import ConfigError, run_command
-from .training.config import RunConfig
+from wan_alpha.command import ConfigError, run_command
+from wan_alpha.training.config import RunConfig
 
 USAGE = "usage: python -m wan_alpha.verify RUN [steps=N] [tolerance=1e-4]"
 
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> bool:
         steps, tolerance = int(options.get("steps", 0)), float(options.get("tolerance", 1e-4))
     except ValueError as error:
         raise ConfigError(f"{error}; {USAGE}") from None
-    from .training.replay import verify  # after the check: a typo should not wait for the imports
+    from wan_alpha.training.replay import verify  # after the check: a typo should not wait for the imports
 
     return verify(places[0], steps, tolerance)
 

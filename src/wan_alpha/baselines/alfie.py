@@ -20,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.resize import Frames
-from ..models.base import temporal_stride
-from ..models.sampling import VelocityModel
-from .attention_maps import AttentionMaps, record
-from .interface import UnknownSystemError
-from .matting import PROMPT, Alpha, unmix
-from .wan_sampler import WanSampler, to_pictures
+from wan_alpha.baselines.attention_maps import AttentionMaps, record
+from wan_alpha.baselines.interface import UnknownSystemError
+from wan_alpha.baselines.matting import PROMPT, Alpha, unmix
+from wan_alpha.baselines.wan_sampler import WanSampler, to_pictures
+from wan_alpha.data.resize import Frames
+from wan_alpha.models.base import temporal_stride
+from wan_alpha.models.sampling import VelocityModel
 
 BAND = 1 / 24
 """Half the width of the unknown band, of the shorter side."""

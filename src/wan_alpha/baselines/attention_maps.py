@@ -14,7 +14,7 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor, WanT
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..models.folded_text import rotate
+from wan_alpha.models.folded_text import rotate
 
 
 class AttentionMaps:

@@ -17,10 +17,10 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d
 from torch import Tensor, nn
 
-from ..models.rgba_vae import Penalty
-from ..models.whole_clip import decode_clip, encode_features, latent_moments
-from ..rendering import hard_render
-from .vae import BaselineVAE
+from wan_alpha.baselines.vae import BaselineVAE
+from wan_alpha.models.rgba_vae import Penalty
+from wan_alpha.models.whole_clip import decode_clip, encode_features, latent_moments
+from wan_alpha.rendering import hard_render
 
 
 @dataclass(frozen=True)

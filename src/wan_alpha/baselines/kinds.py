@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from ..models.adapters import AdapterError, adapter_kind, locate_adapters
-from ..models.alpha_vae import AlphaVAE
-from ..models.base import load_vae
-from ..models.codecs import AlphaCodec, Codec, ColourCodec
-from ..models.rgba_vae import RgbaVAE
-from .four_channel import FourChannelVAE
-from .latent_offset import LatentOffsetVAE
+from wan_alpha.baselines.four_channel import FourChannelVAE
+from wan_alpha.baselines.latent_offset import LatentOffsetVAE
+from wan_alpha.models.adapters import AdapterError, adapter_kind, locate_adapters
+from wan_alpha.models.alpha_vae import AlphaVAE
+from wan_alpha.models.base import load_vae
+from wan_alpha.models.codecs import AlphaCodec, Codec, ColourCodec
+from wan_alpha.models.rgba_vae import RgbaVAE
 
 VAES: dict[str, type[AlphaVAE] | type[LatentOffsetVAE] | type[FourChannelVAE]] = {
     vae.kind: vae for vae in (AlphaVAE, LatentOffsetVAE, FourChannelVAE)

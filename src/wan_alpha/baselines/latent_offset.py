@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..models.base import spatial_stride, temporal_stride
-from ..models.rgba_vae import Penalty
-from ..models.whole_clip import decode_clip, encode_features, latent_mean
-from .offset_networks import PATCH, OffsetEncoder, TransparencyDecoder, pad_colour
-from .vae import BaselineVAE
+from wan_alpha.baselines.offset_networks import PATCH, OffsetEncoder, TransparencyDecoder, pad_colour
+from wan_alpha.baselines.vae import BaselineVAE
+from wan_alpha.models.base import spatial_stride, temporal_stride
+from wan_alpha.models.rgba_vae import Penalty
+from wan_alpha.models.whole_clip import decode_clip, encode_features, latent_mean
 
 
 @dataclass(frozen=True)

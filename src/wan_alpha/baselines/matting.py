@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..data.resize import Frames
-from .interface import UnknownSystemError
-from .wan_sampler import WanSampler, to_pictures
+from wan_alpha.baselines.interface import UnknownSystemError
+from wan_alpha.baselines.wan_sampler import WanSampler, to_pictures
+from wan_alpha.data.resize import Frames
 
 Alpha = NDArray[np.float32]
 Matting = Callable[[Frames], Alpha]

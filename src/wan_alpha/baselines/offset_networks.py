@@ -12,7 +12,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..models.whole_clip import Runner, run_plain
+from wan_alpha.models.whole_clip import Runner, run_plain
 
 PATCH = 2
 """Both networks work on patches of 2 x 2 pixels: full resolution would be most of their cost."""

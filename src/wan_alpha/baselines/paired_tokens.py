@@ -23,13 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..models.adapters import AdapterError
-from ..models.codecs import ColourCodec
-from ..models.dit_adapters import dit_layout
-from ..models.folded_text import rotate
-from ..models.whole_clip import encode_features, latent_mean
-from ..rendering import alpha_to_rgb, hard_render
-from .paired_layers import TokenLayout, add_alpha_lora, attend
+from wan_alpha.baselines.paired_layers import TokenLayout, add_alpha_lora, attend
+from wan_alpha.models.adapters import AdapterError
+from wan_alpha.models.codecs import ColourCodec
+from wan_alpha.models.dit_adapters import dit_layout
+from wan_alpha.models.folded_text import rotate
+from wan_alpha.models.whole_clip import encode_features, latent_mean
+from wan_alpha.rendering import alpha_to_rgb, hard_render
 
 FILE, KEY = "paired_tokens.safetensors", "wan_alpha_paired_tokens"
 TARGETS = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "ffn.net.0.proj", "ffn.net.2")

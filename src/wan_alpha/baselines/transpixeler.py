@@ -25,12 +25,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..data.resize import Frames
-from ..models.adapters import AdapterError
-from ..models.base import BaseError, SizeError
-from .interface import Sampling
-from .paired_layers import TokenLayout, add_alpha_lora, attend
-from .wan_sampler import to_rgba
+from wan_alpha.baselines.interface import Sampling
+from wan_alpha.baselines.paired_layers import TokenLayout, add_alpha_lora, attend
+from wan_alpha.baselines.wan_sampler import to_rgba
+from wan_alpha.data.resize import Frames
+from wan_alpha.models.adapters import AdapterError
+from wan_alpha.models.base import BaseError, SizeError
 
 PREFIX, DOMAIN = "transformer.", "domain_emb"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")

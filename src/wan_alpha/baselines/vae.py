@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Self
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-from ..models.adapters import AdapterError, load_adapters, save_adapters
-from ..models.base import load_vae
-from ..models.rgba_vae import RgbaVAE
+from wan_alpha.models.adapters import AdapterError, load_adapters, save_adapters
+from wan_alpha.models.base import load_vae
+from wan_alpha.models.rgba_vae import RgbaVAE
 
 
 class BaselineVAE(RgbaVAE):

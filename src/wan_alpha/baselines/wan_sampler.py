@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.resize import Frames
-from ..losses.timesteps import NUM_TRAIN_TIMESTEPS
-from ..models.base import check_size, frame_rate, load_vae
-from ..models.codecs import Codec, ColourCodec
-from ..models.dit import load_scheduler, load_transformer
-from ..models.sampling import VelocityModel, sample_latents
-from ..models.text import MAX_TOKENS, TextEncoder
-from .interface import Sampling
+from wan_alpha.baselines.interface import Sampling
+from wan_alpha.data.resize import Frames
+from wan_alpha.losses.timesteps import NUM_TRAIN_TIMESTEPS
+from wan_alpha.models.base import check_size, frame_rate, load_vae
+from wan_alpha.models.codecs import Codec, ColourCodec
+from wan_alpha.models.dit import load_scheduler, load_transformer
+from wan_alpha.models.sampling import VelocityModel, sample_latents
+from wan_alpha.models.text import MAX_TOKENS, TextEncoder
 
 
 class WanSampler:

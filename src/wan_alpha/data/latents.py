@@ -29,9 +29,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .errors import DataError
-from .order import SampleOrder
-from .source import Clip, chosen_captions
+from wan_alpha.data.errors import DataError
+from wan_alpha.data.order import SampleOrder
+from wan_alpha.data.source import Clip, chosen_captions
 
 MANIFEST = "latents.json"
 SCHEMA_VERSION = 3  # in 1 the coverage was too coarse for version 2's noise; in 2 held-out colours followed the seed

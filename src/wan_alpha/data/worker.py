@@ -7,7 +7,7 @@ import signal
 import threading
 from typing import Any
 
-from .resize import one_thread
+from wan_alpha.data.resize import one_thread
 
 GRACE = 60.0
 """Seconds that a worker lives on after SIGTERM: those who end a job signal all its processes at once."""

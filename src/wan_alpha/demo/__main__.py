@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ..models.adapters import AdapterError
-from ..models.base import BaseError
-from ..pipeline.loading import PreviewError, quiet_loading
+from wan_alpha.models.adapters import AdapterError
+from wan_alpha.models.base import BaseError
+from wan_alpha.pipeline.loading import PreviewError, quiet_loading
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,12 +45,12 @@ def serve(args: argparse.Namespace, console: Console) -> None:
     try:
         import gradio as gr
 
-        from .page import CSS, build
+        from wan_alpha.demo.page import CSS, build
     except ImportError as error:
         raise OSError(f"the demo needs Gradio ({error}): pip install -e '.[demo]'") from error
-    from ..pipeline.jobs import digests
-    from ..pipeline.pipeline import AlphaWanPipeline
-    from .studio import Studio
+    from wan_alpha.demo.studio import Studio
+    from wan_alpha.pipeline.jobs import digests
+    from wan_alpha.pipeline.pipeline import AlphaWanPipeline
 
     quiet_loading()
     device = "cuda" if torch.cuda.is_available() else "cpu"

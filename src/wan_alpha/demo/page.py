@@ -14,9 +14,9 @@ from urllib.parse import quote
 import gradio as gr
 import torch
 
-from ..pipeline.composite import PICTURES, parse_colour
-from ..pipeline.video import FORMATS
-from .studio import FIELDS, Entry, RequestError, Studio
+from wan_alpha.demo.studio import FIELDS, Entry, RequestError, Studio
+from wan_alpha.pipeline.composite import PICTURES, parse_colour
+from wan_alpha.pipeline.video import FORMATS
 
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data.video import probe_video, read_video
-from ..pipeline.composite import composite
-from ..pipeline.names import is_text, safe_name
-from ..pipeline.pipeline import AlphaWanPipeline
-from ..pipeline.pixels import to_8_bit
-from ..pipeline.video import FORMATS, Video
+from wan_alpha.data.video import probe_video, read_video
+from wan_alpha.pipeline.composite import composite
+from wan_alpha.pipeline.names import is_text, safe_name
+from wan_alpha.pipeline.pipeline import AlphaWanPipeline
+from wan_alpha.pipeline.pixels import to_8_bit
+from wan_alpha.pipeline.video import FORMATS, Video
 
 log = logging.getLogger(__name__)
 

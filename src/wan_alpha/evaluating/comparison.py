@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
-from ..evaluation.compare import Change, compare, markdown
-from ..evaluation.scores import FILE, Scores
-from ..evaluation.summary import Summary
-from ..training.identity import flatten
-from .record import RecordError, write_text
+from wan_alpha.evaluating.record import RecordError, write_text
+from wan_alpha.evaluation.compare import Change, compare, markdown
+from wan_alpha.evaluation.scores import FILE, Scores
+from wan_alpha.evaluation.summary import Summary
+from wan_alpha.training.identity import flatten
 
 
 class RegressionError(RuntimeError):

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Len
 
-from ..schema import STRICT, BaseConfig, Count, Natural, NonNegative, Positive
-from ..training.config import DataConfig, LoggerConfig
+from wan_alpha.schema import STRICT, BaseConfig, Count, Natural, NonNegative, Positive
+from wan_alpha.training.config import DataConfig, LoggerConfig
 
 
 @dataclass

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..data.media import Pair
-from ..evaluation.frechet import Moments, describe_file, frechet_distance
-from ..evaluation.networks import VideoFeatures
-from ..evaluation.prompts import Prompt
-from ..evaluation.statistics import Estimate
-from ..evaluation.summary import Summary
-from ..evaluation.videos import Shape, System, open_system, read
-from .config import EvaluateConfig
-from .record import write_bytes
+from wan_alpha.data.media import Pair
+from wan_alpha.evaluating.config import EvaluateConfig
+from wan_alpha.evaluating.record import write_bytes
+from wan_alpha.evaluation.frechet import Moments, describe_file, frechet_distance
+from wan_alpha.evaluation.networks import VideoFeatures
+from wan_alpha.evaluation.prompts import Prompt
+from wan_alpha.evaluation.statistics import Estimate
+from wan_alpha.evaluation.summary import Summary
+from wan_alpha.evaluation.videos import Shape, System, open_system, read
 
 
 def add_fvd(

@@ -12,31 +12,31 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..data.errors import MediaError
-from ..data.premultiplied import looks_premultiplied, straighten
-from ..data.resize import Frames
-from ..evaluation.formats import terminal_table
-from ..evaluation.generation import measure
-from ..evaluation.judge import Judge
-from ..evaluation.networks import ClipScore
-from ..evaluation.players import make_player
-from ..evaluation.prompts import Prompt, load_prompts
-from ..evaluation.scores import Score, Scores
-from ..evaluation.summary import Summary, summarise
-from ..evaluation.vbench import read_results, write_prompts, write_video
-from ..evaluation.videos import Shape, System, VideoError, common_shape, open_system, read
-from ..lineage import Piece
-from .config import EvaluateConfig
-from .fvd import add_fvd, video_bytes
-from .generators import how_made, make_videos, trained_pieces
-from .publish import publish
-from .record import begin, write_bytes, write_results, write_text
-from .study import write_study
+from wan_alpha.data.errors import MediaError
+from wan_alpha.data.premultiplied import looks_premultiplied, straighten
+from wan_alpha.data.resize import Frames
+from wan_alpha.evaluating.config import EvaluateConfig
+from wan_alpha.evaluating.fvd import add_fvd, video_bytes
+from wan_alpha.evaluating.generators import how_made, make_videos, trained_pieces
+from wan_alpha.evaluating.publish import publish
+from wan_alpha.evaluating.record import begin, write_bytes, write_results, write_text
+from wan_alpha.evaluating.study import write_study
+from wan_alpha.evaluation.formats import terminal_table
+from wan_alpha.evaluation.generation import measure
+from wan_alpha.evaluation.judge import Judge
+from wan_alpha.evaluation.networks import ClipScore
+from wan_alpha.evaluation.players import make_player
+from wan_alpha.evaluation.prompts import Prompt, load_prompts
+from wan_alpha.evaluation.scores import Score, Scores
+from wan_alpha.evaluation.summary import Summary, summarise
+from wan_alpha.evaluation.vbench import read_results, write_prompts, write_video
+from wan_alpha.evaluation.videos import Shape, System, VideoError, common_shape, open_system, read
+from wan_alpha.lineage import Piece
 
 
 def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
     """Measure every prompt that all systems answer and that has no scores yet, then write tables and the report."""
-    from .run import choose_device
+    from wan_alpha.evaluating.run import choose_device
 
     if not (config.videos or config.generators):
         raise VideoError("nothing to measure: give videos.NAME=DIR for each system, or generators.NAME=ADAPTERS")

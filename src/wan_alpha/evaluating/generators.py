@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..baselines import Sampling
-from ..baselines.registry import Setting, is_generator, load_generator, sampling_with, trained_for
-from ..data.media import write_ffv1
-from ..evaluation.prompts import Prompt
-from ..lineage import Piece, file_piece, folder_piece
-from .config import EvaluateConfig
-from .record import RecordError, write_text
+from wan_alpha.baselines import Sampling
+from wan_alpha.baselines.registry import Setting, is_generator, load_generator, sampling_with, trained_for
+from wan_alpha.data.media import write_ffv1
+from wan_alpha.evaluating.config import EvaluateConfig
+from wan_alpha.evaluating.record import RecordError, write_text
+from wan_alpha.evaluation.prompts import Prompt
+from wan_alpha.lineage import Piece, file_piece, folder_piece
 
 
 def make_videos(config: EvaluateConfig, prompts: Sequence[Prompt], out: Path) -> dict[str, str]:
@@ -43,9 +43,9 @@ def make_videos(config: EvaluateConfig, prompts: Sequence[Prompt], out: Path) ->
 
 def by_pipeline(adapters: str, config: EvaluateConfig, asked: Path, folder: Path) -> None:
     """The project's own pipeline, with adapters."""
-    from ..pipeline.config import EdgesConfig, GenerateConfig
-    from ..pipeline.generate import generate
-    from ..schema import BaseConfig
+    from wan_alpha.pipeline.config import EdgesConfig, GenerateConfig
+    from wan_alpha.pipeline.generate import generate
+    from wan_alpha.schema import BaseConfig
 
     sampling = config.sampling
     generate(
@@ -65,7 +65,7 @@ def by_pipeline(adapters: str, config: EvaluateConfig, asked: Path, folder: Path
 
 def by_baseline(system: str, name: str, config: EvaluateConfig, prompts: Sequence[Prompt], folder: Path) -> None:
     """A baseline, with the same base, sizes, steps, guidance and seed as the pipeline would have."""
-    from .run import choose_device
+    from wan_alpha.evaluating.run import choose_device
 
     device, sampling = choose_device(config.device), sampling_of(config)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -138,7 +138,7 @@ def how_made(config: EvaluateConfig, out: Path) -> dict[str, dict[str, Any]]:
 
 def sampling_of(config: EvaluateConfig) -> Sampling:
     """`sampling` with what generate.py takes by itself where nothing is given."""
-    from ..pipeline.loading import read_form
+    from wan_alpha.pipeline.loading import read_form
 
     given = asked(config)
     if not {"num_frames", "height", "width"} <= given.keys():

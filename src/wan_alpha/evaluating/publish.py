@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.report import Material, write_report
-from ..evaluation.scores import Scores
-from ..evaluation.summary import Summary
-from ..lineage import Piece, log_lineage, write_lineage
-from .config import EvaluateConfig
+from wan_alpha.evaluating.config import EvaluateConfig
+from wan_alpha.evaluation.report import Material, write_report
+from wan_alpha.evaluation.scores import Scores
+from wan_alpha.evaluation.summary import Summary
+from wan_alpha.lineage import Piece, log_lineage, write_lineage
 
 
 def publish(

@@ -13,26 +13,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Subset
 
-from ..baselines import Codec
-from ..baselines.registry import REFERENCE_NOTES, load_codec, load_reference
-from ..data.dataset import Batch, ClipDataset, collate
-from ..data.resize import Frames, one_thread, to_uint8
-from ..data.source import ClipSource
-from ..evaluation.formats import terminal_table
-from ..evaluation.frechet import picture_features
-from ..evaluation.lpips import LPIPS
-from ..evaluation.panels import panel, write_panels
-from ..evaluation.players import make_player
-from ..evaluation.reconstruction import TRUTH, Protocol, ReconstructionEvaluation
-from ..evaluation.scores import Scores
-from ..evaluation.statistics import Estimate
-from ..evaluation.summary import summarise, worst_clips
-from ..lineage import Piece
-from ..training.data import low_high, open_source
-from ..training.record_lineage import adapters_piece
-from .config import EvaluateConfig
-from .publish import publish
-from .record import begin, write_bytes, write_results, write_text
+from wan_alpha.baselines import Codec
+from wan_alpha.baselines.registry import REFERENCE_NOTES, load_codec, load_reference
+from wan_alpha.data.dataset import Batch, ClipDataset, collate
+from wan_alpha.data.resize import Frames, one_thread, to_uint8
+from wan_alpha.data.source import ClipSource
+from wan_alpha.evaluating.config import EvaluateConfig
+from wan_alpha.evaluating.publish import publish
+from wan_alpha.evaluating.record import begin, write_bytes, write_results, write_text
+from wan_alpha.evaluation.formats import terminal_table
+from wan_alpha.evaluation.frechet import picture_features
+from wan_alpha.evaluation.lpips import LPIPS
+from wan_alpha.evaluation.panels import panel, write_panels
+from wan_alpha.evaluation.players import make_player
+from wan_alpha.evaluation.reconstruction import TRUTH, Protocol, ReconstructionEvaluation
+from wan_alpha.evaluation.scores import Scores
+from wan_alpha.evaluation.statistics import Estimate
+from wan_alpha.evaluation.summary import summarise, worst_clips
+from wan_alpha.lineage import Piece
+from wan_alpha.training.data import low_high, open_source
+from wan_alpha.training.record_lineage import adapters_piece
 
 SAVE_EVERY_SECONDS = 30.0
 OURS = "ours"
@@ -44,7 +44,7 @@ class UnmeasurableError(ValueError):
 
 def reconstruct(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
     """Measure every clip that has no scores yet, then write tables, panels and the report."""
-    from .run import choose_device
+    from wan_alpha.evaluating.run import choose_device
 
     device, console = choose_device(config.device), Console()
     source = open_source(config.data, config.split)

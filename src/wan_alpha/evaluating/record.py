@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..evaluation import formats
-from ..evaluation.scores import Scores
-from ..evaluation.summary import Summary
-from ..training.identity import flatten
-from ..training.provenance import describe_environment, write_json
+from wan_alpha.evaluation import formats
+from wan_alpha.evaluation.scores import Scores
+from wan_alpha.evaluation.summary import Summary
+from wan_alpha.training.identity import flatten
+from wan_alpha.training.provenance import describe_environment, write_json
 
 FREE = ("out", "report", "logger", "device", "compare", "fail_on_worse", "vbench")
 """Keys that change nothing that is measured."""

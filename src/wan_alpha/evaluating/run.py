@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ..command import ConfigError
-from .config import EvaluateConfig
+from wan_alpha.command import ConfigError
+from wan_alpha.evaluating.config import EvaluateConfig
 
 
 def evaluate(config: EvaluateConfig, tree: dict[str, Any]) -> None:
@@ -22,19 +22,19 @@ def evaluate(config: EvaluateConfig, tree: dict[str, Any]) -> None:
         raise ConfigError("logger=tensorboard is for train.py; evaluate.py writes tables and a report, or logger=wandb")
     out = Path(config.out)
     if config.compare is not None:
-        from .comparison import run_comparison
+        from wan_alpha.evaluating.comparison import run_comparison
 
         run_comparison(Path(config.compare[0]), Path(config.compare[1]), out, config.seed, config.fail_on_worse)
     elif config.task == "preference":
-        from .study import preference
+        from wan_alpha.evaluating.study import preference
 
         preference(out, config.votes, config.seed)
     elif config.task == "reconstruction":
-        from .reconstruct import reconstruct
+        from wan_alpha.evaluating.reconstruct import reconstruct
 
         reconstruct(config, tree, out)
     elif config.task == "generation":
-        from .generate import generation
+        from wan_alpha.evaluating.generate import generation
 
         generation(config, tree, out)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.markdown import Markdown
 
-from ..evaluation.preference import PreferenceError, StudyWriter, count_votes, draw_pairs, markdown
-from ..evaluation.prompts import Prompt
-from ..evaluation.summary import Summary
-from ..evaluation.videos import Shape, System, read
-from .record import write_text
+from wan_alpha.evaluating.record import write_text
+from wan_alpha.evaluation.preference import PreferenceError, StudyWriter, count_votes, draw_pairs, markdown
+from wan_alpha.evaluation.prompts import Prompt
+from wan_alpha.evaluation.summary import Summary
+from wan_alpha.evaluation.videos import Shape, System, read
 
 
 def write_study(

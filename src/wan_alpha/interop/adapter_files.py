@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..models.adapters import DESCRIPTION, AdapterError, locate_adapters
-from ..models.assets import ASSETS, asset
-from ..models.dit_adapters import own_header
-from .dit_adapters import read_metadata
-from .naming import DECODERS
-from .weights import CheckpointError, weight_names
+from wan_alpha.interop.dit_adapters import read_metadata
+from wan_alpha.interop.naming import DECODERS
+from wan_alpha.interop.weights import CheckpointError, weight_names
+from wan_alpha.models.adapters import DESCRIPTION, AdapterError, locate_adapters
+from wan_alpha.models.assets import ASSETS, asset
+from wan_alpha.models.dit_adapters import own_header
 
 DIT_FILES = ("pytorch_lora_weights.safetensors", "t2v.safetensors")
 DISTILL_FILE = "distill.safetensors"

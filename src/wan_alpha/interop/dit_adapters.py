@@ -18,8 +18,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from .dit_naming import AdapterKey, dit_table, parse_adapter_key
-from .weights import SAFETENSORS, CheckpointError, few, read_weights
+from wan_alpha.interop.dit_naming import AdapterKey, dit_table, parse_adapter_key
+from wan_alpha.interop.weights import SAFETENSORS, CheckpointError, few, read_weights
 
 # Header entry of a ComfyUI export: its magnitudes are those of ComfyUI's formula, which divides by ||W||, not ||V||.
 COMFY_MAGNITUDES = "wan_alpha.magnitude"

@@ -17,9 +17,9 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from .dit_adapters import COMFY_MAGNITUDES, DitAdapter, LayerUpdate, magnitude_ratio
-from .dit_naming import wan_dit_name
-from .weights import CheckpointError, few
+from wan_alpha.interop.dit_adapters import COMFY_MAGNITUDES, DitAdapter, LayerUpdate, magnitude_ratio
+from wan_alpha.interop.dit_naming import wan_dit_name
+from wan_alpha.interop.weights import CheckpointError, few
 
 Format = Literal["official", "diffusers", "comfyui"]
 FORMATS: tuple[Format, ...] = get_args(Format)

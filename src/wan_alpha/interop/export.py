@@ -28,17 +28,17 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.pipelines.wan.pipeline_wan import WanPipeline
 from rich.console import Console
 
-from ..models.adapters import AdapterError
-from ..models.base import BaseError, locate_base
-from ..models.lora import merge_adapter
-from .adapter_files import AdapterFiles, find_adapters
-from .dit_adapters import DitAdapter, merge_into, read_dit_adapter
-from .dit_formats import adapter_tensors
-from .naming import wan_name
-from .official_dit import DTYPES
-from .official_vae import export_vae, load_rgba_vae
-from .wan_dit import dit_to_wan
-from .weights import CheckpointError, refuse_existing, write_weights
+from wan_alpha.interop.adapter_files import AdapterFiles, find_adapters
+from wan_alpha.interop.dit_adapters import DitAdapter, merge_into, read_dit_adapter
+from wan_alpha.interop.dit_formats import adapter_tensors
+from wan_alpha.interop.naming import wan_name
+from wan_alpha.interop.official_dit import DTYPES
+from wan_alpha.interop.official_vae import export_vae, load_rgba_vae
+from wan_alpha.interop.wan_dit import dit_to_wan
+from wan_alpha.interop.weights import CheckpointError, refuse_existing, write_weights
+from wan_alpha.models.adapters import AdapterError
+from wan_alpha.models.base import BaseError, locate_base
+from wan_alpha.models.lora import merge_adapter
 
 NAME = "wan_alpha"
 # What ComfyUI does not read from a file's shapes (its model_detection.py and sd.py).

@@ -19,11 +19,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ..models.adapters import AdapterError
-from ..models.base import BaseError
-from .official_dit import add_dit, add_dit_adapter
-from .official_vae import Converted, convert_vae, export_vae
-from .weights import CheckpointError, few, read_weights, refuse_existing, write_weights
+from wan_alpha.interop.official_dit import add_dit, add_dit_adapter
+from wan_alpha.interop.official_vae import Converted, convert_vae, export_vae
+from wan_alpha.interop.weights import CheckpointError, few, read_weights, refuse_existing, write_weights
+from wan_alpha.models.adapters import AdapterError
+from wan_alpha.models.base import BaseError
 
 _EXPECTED_ERRORS = (CheckpointError, AdapterError, BaseError, OSError)
 

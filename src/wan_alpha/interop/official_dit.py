@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from .dit_adapters import DitAdapter, merge_dit_adapters, read_dit_adapter
-from .dit_formats import FORMATS, adapter_tensors
-from .wan_dit import build_dit, dit_from_wan, heads_beside
-from .weights import CheckpointError, few, read_weights, refuse_existing, write_weights
+from wan_alpha.interop.dit_adapters import DitAdapter, merge_dit_adapters, read_dit_adapter
+from wan_alpha.interop.dit_formats import FORMATS, adapter_tensors
+from wan_alpha.interop.wan_dit import build_dit, dit_from_wan, heads_beside
+from wan_alpha.interop.weights import CheckpointError, few, read_weights, refuse_existing, write_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

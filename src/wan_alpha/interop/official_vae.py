@@ -17,12 +17,12 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from ..models.adapters import AdapterError, load_adapters, save_adapters
-from ..models.alpha_vae import AdapterSpec, AlphaVAE
-from ..models.base import load_vae
-from .naming import MERGE, Target, canonical, checkpoint_table, wan_name
-from .wan_vae import RELEASED_Z, base_from_wan, check_shapes
-from .weights import CheckpointError, few, read_weights
+from wan_alpha.interop.naming import MERGE, Target, canonical, checkpoint_table, wan_name
+from wan_alpha.interop.wan_vae import RELEASED_Z, base_from_wan, check_shapes
+from wan_alpha.interop.weights import CheckpointError, few, read_weights
+from wan_alpha.models.adapters import AdapterError, load_adapters, save_adapters
+from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
+from wan_alpha.models.base import load_vae
 
 COPY_TOLERANCE = 1e-3  # largest difference between a copy and the base that still counts as the same weights
 MERGE_DEPTH = 3

@@ -15,9 +15,9 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
-from .dit_naming import dit_table, wan_dit_name
-from .wan_vae import check_shapes
-from .weights import CheckpointError, few
+from wan_alpha.interop.dit_naming import dit_table, wan_dit_name
+from wan_alpha.interop.wan_vae import check_shapes
+from wan_alpha.interop.weights import CheckpointError, few
 
 HEAD_DIM = 128
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.")

@@ -13,8 +13,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from .naming import base_table
-from .weights import CheckpointError, few
+from wan_alpha.interop.naming import base_table
+from wan_alpha.interop.weights import CheckpointError, few
 
 RELEASED_Z = 16
 

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .assets import asset
-from .base import fingerprint, layout
+from wan_alpha.models.assets import asset
+from wan_alpha.models.base import fingerprint, layout
 
 log = logging.getLogger(__name__)
 

@@ -10,14 +10,14 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
-from ..rendering import alpha_to_rgb, hard_render, rgb_to_alpha
-from .adapters import AdapterError, load_adapters, save_adapters
-from .base import load_vae
-from .lora import AdapterSwitch, add_decoder_adapters
-from .merge import MergeInit, build_merge_block
-from .rgba_vae import RgbaVAE
-from .streaming import FeatureCache, chunks, decode_chunks, encode_features_chunk
-from .whole_clip import Runner, decode_clip, encode_features, run_plain
+from wan_alpha.models.adapters import AdapterError, load_adapters, save_adapters
+from wan_alpha.models.base import load_vae
+from wan_alpha.models.lora import AdapterSwitch, add_decoder_adapters
+from wan_alpha.models.merge import MergeInit, build_merge_block
+from wan_alpha.models.rgba_vae import RgbaVAE
+from wan_alpha.models.streaming import FeatureCache, chunks, decode_chunks, encode_features_chunk
+from wan_alpha.models.whole_clip import Runner, decode_clip, encode_features, run_plain
+from wan_alpha.rendering import alpha_to_rgb, hard_render, rgb_to_alpha
 
 
 @dataclass(frozen=True)

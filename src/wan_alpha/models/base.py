@@ -11,7 +11,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 
-from .assets import asset
+from wan_alpha.models.assets import asset
 
 KNOWN_FINGERPRINT = "_wan_alpha_fingerprint"
 """Where a model whose weights are spread over ranks keeps the fingerprint that it had when they were whole."""

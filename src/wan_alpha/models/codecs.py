@@ -10,11 +10,11 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
-from ..rendering import soft_render
-from .base import fingerprint, spatial_stride, temporal_stride
-from .rgba_vae import RgbaVAE
-from .streaming import decode_chunks
-from .whole_clip import encode_features, latent_mean
+from wan_alpha.models.base import fingerprint, spatial_stride, temporal_stride
+from wan_alpha.models.rgba_vae import RgbaVAE
+from wan_alpha.models.streaming import decode_chunks
+from wan_alpha.models.whole_clip import encode_features, latent_mean
+from wan_alpha.rendering import soft_render
 
 WHOLE_CLIP = 17 * 512 * 512
 """Pixels of a clip up to which it is encoded at once; longer ones go frame by frame: the same result in little memory.

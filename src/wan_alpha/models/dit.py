@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline, UniPCMultistepScheduler
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import nn
 
-from .base import BaseError, locate_base
+from wan_alpha.models.base import BaseError, locate_base
 
 Expert = Literal["transformer", "transformer_2"]
 """Of a base that has two: `transformer` samples high noise, `transformer_2` low noise."""

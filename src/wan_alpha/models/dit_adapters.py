@@ -22,10 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .adapters import AdapterError
-from .base import KNOWN_FINGERPRINT
-from .dit import Expert
-from .dora import FastDoraLinear, is_plain
+from wan_alpha.models.adapters import AdapterError
+from wan_alpha.models.base import KNOWN_FINGERPRINT
+from wan_alpha.models.dit import Expert
+from wan_alpha.models.dora import FastDoraLinear, is_plain
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
-from .context import TokenGroup
-from .text import MAX_TOKENS
+from wan_alpha.models.context import TokenGroup
+from wan_alpha.models.text import MAX_TOKENS
 
 
 class FoldedAttention:

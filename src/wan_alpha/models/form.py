@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .base import SizeError
+from wan_alpha.models.base import SizeError
 
 # Heads times their width in the smallest released transformer (1.3B); smaller ones are made by hand.
 RELEASED_WIDTH = 1536

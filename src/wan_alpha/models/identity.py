@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import fingerprint
-from .codecs import AlphaCodec, Codec
+from wan_alpha.models.base import fingerprint
+from wan_alpha.models.codecs import AlphaCodec, Codec
 
 
 def codec_identity(codec: Codec) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
-from .base import BaseError
-from .codecs import Codec
+from wan_alpha.models.base import BaseError
+from wan_alpha.models.codecs import Codec
 
 
 class GivenFrame(NamedTuple):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from .base import BaseError, locate_base
+from wan_alpha.models.base import BaseError, locate_base
 
 
 class ImageEncoder(nn.Module):

@@ -24,7 +24,7 @@ from peft.tuners.lora.layer import _ConvNd
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .whole_clip import Block, Runner
+from wan_alpha.models.whole_clip import Block, Runner
 
 DECODER_ADAPTERS = ("rgb", "alpha")
 

@@ -21,8 +21,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .streaming import FeatureCache
-from .whole_clip import Runner, run_plain
+from wan_alpha.models.streaming import FeatureCache
+from wan_alpha.models.whole_clip import Runner, run_plain
 
 MergeInit = Literal["base", "random"]
 

@@ -11,9 +11,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
-from .adapters import AdapterError
-from .base import check_size
-from .whole_clip import Runner, decode_clip, encode_features, latent_mean, run_checkpointed, run_plain
+from wan_alpha.models.adapters import AdapterError
+from wan_alpha.models.base import check_size
+from wan_alpha.models.whole_clip import Runner, decode_clip, encode_features, latent_mean, run_checkpointed, run_plain
 
 
 class Penalty(NamedTuple):

@@ -12,7 +12,7 @@ from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 from torch import Tensor, nn
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
-from .base import BaseError, locate_base
+from wan_alpha.models.base import BaseError, locate_base
 
 log = logging.getLogger(__name__)
 

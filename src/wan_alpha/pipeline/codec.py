@@ -13,14 +13,14 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from ..models.alpha_vae import AlphaVAE
-from ..models.base import spatial_stride
-from ..models.lora import merge_adapter
-from ..models.streaming import decoder_chunks
-from ..models.tiny_decoder import TinyDecoder
-from ..rendering import rgb_to_alpha
-from .loading import PreviewError
-from .tiling import decode_tiled, exact_halo, to_host
+from wan_alpha.models.alpha_vae import AlphaVAE
+from wan_alpha.models.base import spatial_stride
+from wan_alpha.models.lora import merge_adapter
+from wan_alpha.models.streaming import decoder_chunks
+from wan_alpha.models.tiny_decoder import TinyDecoder
+from wan_alpha.pipeline.loading import PreviewError
+from wan_alpha.pipeline.tiling import decode_tiled, exact_halo, to_host
+from wan_alpha.rendering import rgb_to_alpha
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..rendering import checkerboard
-from .pictures import UNREADABLE
-from .pixels import Pixels
+from wan_alpha.pipeline.pictures import UNREADABLE
+from wan_alpha.pipeline.pixels import Pixels
+from wan_alpha.rendering import checkerboard
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 _NAMED = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128), "green": (0, 255, 0),

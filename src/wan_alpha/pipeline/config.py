@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, Len, Lt
 from pydantic import Strict
 
-from ..schema import STRICT, BaseConfig, Count, Natural, Positive
+from wan_alpha.schema import STRICT, BaseConfig, Count, Natural, Positive
 
 
 @dataclass

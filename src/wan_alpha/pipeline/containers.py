@@ -17,7 +17,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from .pixels import Pixels, even_sides, to_8_bit, to_16_bit
+from wan_alpha.pipeline.pixels import Pixels, even_sides, to_8_bit, to_16_bit
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .composite import check_background
-from .config import GenerateConfig
-from .image_to_video import ImageError, check_image_and_base, read_first_frame
-from .jobs import Job, missing_files, plan, refuse_bytes, replace_record, settings
-from .loading import quiet_loading, read_form
-from .pipeline import AlphaWanPipeline
-from .video import OutputError
+from wan_alpha.pipeline.composite import check_background
+from wan_alpha.pipeline.config import GenerateConfig
+from wan_alpha.pipeline.image_to_video import ImageError, check_image_and_base, read_first_frame
+from wan_alpha.pipeline.jobs import Job, missing_files, plan, refuse_bytes, replace_record, settings
+from wan_alpha.pipeline.loading import quiet_loading, read_form
+from wan_alpha.pipeline.pipeline import AlphaWanPipeline
+from wan_alpha.pipeline.video import OutputError
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ..models.base import temporal_stride
-from ..models.image_condition import first_frame_mask
-from ..models.image_encoder import ImageEncoder
-from .pictures import UNREADABLE
+from wan_alpha.models.base import temporal_stride
+from wan_alpha.models.image_condition import first_frame_mask
+from wan_alpha.models.image_encoder import ImageEncoder
+from wan_alpha.pipeline.pictures import UNREADABLE
 
 FirstFrame = str | Path | Image.Image
 

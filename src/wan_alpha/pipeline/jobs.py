@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.prompts import PromptError, load_prompts
-from ..interop.adapter_files import AdapterPaths, find_adapters
-from ..models.adapters import DESCRIPTION, TENSORS, AdapterError
-from .config import GenerateConfig
-from .names import is_text, safe_name
-from .video import FORMATS, OutputError, remove_output
+from wan_alpha.evaluation.prompts import PromptError, load_prompts
+from wan_alpha.interop.adapter_files import AdapterPaths, find_adapters
+from wan_alpha.models.adapters import DESCRIPTION, TENSORS, AdapterError
+from wan_alpha.pipeline.config import GenerateConfig
+from wan_alpha.pipeline.names import is_text, safe_name
+from wan_alpha.pipeline.video import FORMATS, OutputError, remove_output
 
 # Where a video's settings differ from those it would be made with now, these keys decide.
 DECISIVE = ("task", "base", "negative_prompt", "num_frames", "height", "width", "num_inference_steps",

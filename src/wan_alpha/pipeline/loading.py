@@ -13,10 +13,10 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from diffusers.utils.logging import disable_progress_bar as disable_parts_bar
 from transformers.utils.logging import disable_progress_bar as disable_weights_bar
 
-from ..interop.weights import CheckpointError, read_weights
-from ..models.base import HUB, BaseError, locate_base
-from ..models.form import BaseForm
-from ..models.tiny_decoder import TinyDecoder
+from wan_alpha.interop.weights import CheckpointError, read_weights
+from wan_alpha.models.base import HUB, BaseError, locate_base
+from wan_alpha.models.form import BaseForm
+from wan_alpha.models.tiny_decoder import TinyDecoder
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import av
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from .containers import durations
-from .pixels import Pixels, linear_light, premultiplied, to_8_bit
+from wan_alpha.pipeline.containers import durations
+from wan_alpha.pipeline.pixels import Pixels, linear_light, premultiplied, to_8_bit
 
 # What Pillow raises for a file that is no picture, broken, cut off, or far too large.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)

@@ -16,23 +16,23 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 from transformers import CLIPVisionModel, UMT5EncoderModel
 
-from ..interop.adapter_files import DIT_FILES, AdapterFiles, AdapterPaths, find_adapters
-from ..interop.dit_adapters import merge_into, read_dit_adapter, read_metadata
-from ..interop.dit_formats import adapter_tensors
-from ..interop.official_vae import load_rgba_vae
-from ..interop.weights import CheckpointError, StoredWeights, weight_names
-from ..models.adapters import AdapterError
-from ..models.base import frame_rate
-from ..models.dit_adapters import check_fits, own_header
-from ..models.form import BaseForm
-from ..models.image_encoder import ImageEncoder
-from ..models.text import MAX_TOKENS, warn_of_cuts
-from .batch import batch
-from .codec import RgbaCodec
-from .image_to_video import FirstFrame, condition, conditioned
-from .loading import load_preview, locate_pipeline, missing_base
-from .schedules import DISTILLED_SHIFT, DISTILLED_STEPS, distilled_sigmas, explicit_sigmas, flow_shift
-from .video import Video
+from wan_alpha.interop.adapter_files import DIT_FILES, AdapterFiles, AdapterPaths, find_adapters
+from wan_alpha.interop.dit_adapters import merge_into, read_dit_adapter, read_metadata
+from wan_alpha.interop.dit_formats import adapter_tensors
+from wan_alpha.interop.official_vae import load_rgba_vae
+from wan_alpha.interop.weights import CheckpointError, StoredWeights, weight_names
+from wan_alpha.models.adapters import AdapterError
+from wan_alpha.models.base import frame_rate
+from wan_alpha.models.dit_adapters import check_fits, own_header
+from wan_alpha.models.form import BaseForm
+from wan_alpha.models.image_encoder import ImageEncoder
+from wan_alpha.models.text import MAX_TOKENS, warn_of_cuts
+from wan_alpha.pipeline.batch import batch
+from wan_alpha.pipeline.codec import RgbaCodec
+from wan_alpha.pipeline.image_to_video import FirstFrame, condition, conditioned
+from wan_alpha.pipeline.loading import load_preview, locate_pipeline, missing_base
+from wan_alpha.pipeline.schedules import DISTILLED_SHIFT, DISTILLED_STEPS, distilled_sigmas, explicit_sigmas, flow_shift
+from wan_alpha.pipeline.video import Video
 
 log = logging.getLogger(__name__)
 

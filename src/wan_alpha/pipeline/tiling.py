@@ -15,8 +15,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanDecoder3d, unpatchify
 from torch import Tensor
 
-from ..models.base import spatial_stride
-from ..models.streaming import FeatureCache
+from wan_alpha.models.base import spatial_stride
+from wan_alpha.models.streaming import FeatureCache
 
 
 @dataclass(frozen=True)

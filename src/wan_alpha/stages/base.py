@@ -11,10 +11,10 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
-from ..models.whole_clip import decode_clip, encode_features, latent_mean, latent_moments
-from ..rendering import alpha_to_rgb, hard_render, soft_render
-from .optim import Optimiser
-from .stage import StageModule
+from wan_alpha.models.whole_clip import decode_clip, encode_features, latent_mean, latent_moments
+from wan_alpha.rendering import alpha_to_rgb, hard_render, soft_render
+from wan_alpha.stages.optim import Optimiser
+from wan_alpha.stages.stage import StageModule
 
 
 class BaseVAEModule(StageModule):

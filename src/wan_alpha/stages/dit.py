@@ -15,23 +15,23 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..losses.draws import draw
-from ..losses.flow_matching import flow_matching_loss, interpolate, velocity
-from ..losses.shifted_noise import NoiseKind, masks_of, noise_shift, object_masks
-from ..losses.timesteps import NUM_TRAIN_TIMESTEPS, TimestepError, Timesteps, check_timesteps
-from ..models.base import spatial_stride, temporal_stride
-from ..models.codecs import Codec
-from ..models.context import divide_tokens
-from ..models.dit import AdapterKind, Expert, new_scheduler
-from ..models.dit_adapters import dit_fingerprint, remember_dit_fingerprint
-from ..models.folded_text import fold_text
-from ..models.image_condition import GivenFrame, condition_latent, with_condition
-from ..models.image_encoder import ImageEncoder, first_pictures
-from ..models.text import MAX_TOKENS, Prompts, TextEncoder, pad_prompts
-from .dit_export import export_adapters, export_base
-from .noise_levels import NoiseLevels
-from .optim import Optimiser
-from .stage import StageModule
+from wan_alpha.losses.draws import draw
+from wan_alpha.losses.flow_matching import flow_matching_loss, interpolate, velocity
+from wan_alpha.losses.shifted_noise import NoiseKind, masks_of, noise_shift, object_masks
+from wan_alpha.losses.timesteps import NUM_TRAIN_TIMESTEPS, TimestepError, Timesteps, check_timesteps
+from wan_alpha.models.base import spatial_stride, temporal_stride
+from wan_alpha.models.codecs import Codec
+from wan_alpha.models.context import divide_tokens
+from wan_alpha.models.dit import AdapterKind, Expert, new_scheduler
+from wan_alpha.models.dit_adapters import dit_fingerprint, remember_dit_fingerprint
+from wan_alpha.models.folded_text import fold_text
+from wan_alpha.models.image_condition import GivenFrame, condition_latent, with_condition
+from wan_alpha.models.image_encoder import ImageEncoder, first_pictures
+from wan_alpha.models.text import MAX_TOKENS, Prompts, TextEncoder, pad_prompts
+from wan_alpha.stages.dit_export import export_adapters, export_base
+from wan_alpha.stages.noise_levels import NoiseLevels
+from wan_alpha.stages.optim import Optimiser
+from wan_alpha.stages.stage import StageModule
 
 VALIDATION_SEED = 20250929
 """Of the noise in every run's validation: figures of different runs are comparable."""

@@ -12,10 +12,10 @@ from diffusers import UniPCMultistepScheduler, WanPipeline
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
-from ..models.codecs import AlphaCodec, Codec
-from ..models.dit import Expert
-from ..models.dit_adapters import save_dit_adapters
-from ..models.text import TextEncoder
+from wan_alpha.models.codecs import AlphaCodec, Codec
+from wan_alpha.models.dit import Expert
+from wan_alpha.models.dit_adapters import save_dit_adapters
+from wan_alpha.models.text import TextEncoder
 
 
 def export_adapters(

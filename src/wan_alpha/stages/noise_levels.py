@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .stage import StageModule, sum_over_ranks
+from wan_alpha.stages.stage import StageModule, sum_over_ranks
 
 LEVELS = 4
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ..baselines.paired_tokens import PairedSpec, save_paired, set_one_way
-from .dit import AlphaDiTModule
+from wan_alpha.baselines.paired_tokens import PairedSpec, save_paired, set_one_way
+from wan_alpha.stages.dit import AlphaDiTModule
 
 
 class PairedTokensModule(AlphaDiTModule):

@@ -15,8 +15,8 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..models.base import fingerprint
-from .optim import Optimiser
+from wan_alpha.models.base import fingerprint
+from wan_alpha.stages.optim import Optimiser
 
 
 def sum_over_ranks(x: Tensor, ranks: int) -> Tensor:

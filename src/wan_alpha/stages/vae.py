@@ -9,15 +9,15 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
-from ..losses.alpha import AlphaVAELoss
-from ..losses.diffusion_prior import DiffusionPrior
-from ..losses.draws import draw
-from ..models.alpha_vae import AlphaVAE
-from ..models.base import remember_fingerprint
-from ..models.rgba_vae import RgbaVAE
-from ..models.whole_clip import clip_blocks
-from .optim import Optimiser
-from .stage import StageModule
+from wan_alpha.losses.alpha import AlphaVAELoss
+from wan_alpha.losses.diffusion_prior import DiffusionPrior
+from wan_alpha.losses.draws import draw
+from wan_alpha.models.alpha_vae import AlphaVAE
+from wan_alpha.models.base import remember_fingerprint
+from wan_alpha.models.rgba_vae import RgbaVAE
+from wan_alpha.models.whole_clip import clip_blocks
+from wan_alpha.stages.optim import Optimiser
+from wan_alpha.stages.stage import StageModule
 
 
 class AlphaVAEModule(StageModule):

@@ -10,24 +10,24 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import nn
 
-from ..baselines.four_channel import FourChannelSpec, FourChannelVAE
-from ..baselines.latent_offset import LatentOffsetSpec, LatentOffsetVAE
-from ..command import ConfigError
-from ..losses.alpha import AlphaVAELoss
-from ..losses.diffusion_prior import DiffusionPrior
-from ..models.adapters import AdapterError, load_adapters
-from ..models.alpha_vae import AdapterSpec, AlphaVAE
-from ..models.base import check_size, load_vae, spatial_stride, temporal_stride
-from ..models.dit import load_transformer
-from ..models.rgba_vae import RgbaVAE
-from ..models.text import MAX_TOKENS, TextEncoder
-from ..models.whole_clip import run_checkpointed
-from ..stages.base import BaseVAEModule
-from ..stages.stage import StageModule
-from ..stages.vae import AlphaVAEModule
-from .build_dit import build_dit
-from .build_optim import optimiser
-from .config import (
+from wan_alpha.baselines.four_channel import FourChannelSpec, FourChannelVAE
+from wan_alpha.baselines.latent_offset import LatentOffsetSpec, LatentOffsetVAE
+from wan_alpha.command import ConfigError
+from wan_alpha.losses.alpha import AlphaVAELoss
+from wan_alpha.losses.diffusion_prior import DiffusionPrior
+from wan_alpha.models.adapters import AdapterError, load_adapters
+from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
+from wan_alpha.models.base import check_size, load_vae, spatial_stride, temporal_stride
+from wan_alpha.models.dit import load_transformer
+from wan_alpha.models.rgba_vae import RgbaVAE
+from wan_alpha.models.text import MAX_TOKENS, TextEncoder
+from wan_alpha.models.whole_clip import run_checkpointed
+from wan_alpha.stages.base import BaseVAEModule
+from wan_alpha.stages.stage import StageModule
+from wan_alpha.stages.vae import AlphaVAEModule
+from wan_alpha.training.build_dit import build_dit
+from wan_alpha.training.build_optim import optimiser
+from wan_alpha.training.config import (
     AlphaVAEConfig,
     BaseVAEConfig,
     FourChannelConfig,

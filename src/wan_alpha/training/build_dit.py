@@ -11,12 +11,12 @@ from diffusers import UniPCMultistepScheduler
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from transformers import AutoTokenizer
 
-from ..baselines.kinds import load_latent_codec
-from ..baselines.paired_tokens import PairedCodec, PairedSpec, pair_tokens
-from ..losses.timesteps import Timesteps
-from ..models.base import BaseError, load_vae, locate_base, temporal_stride
-from ..models.codecs import Codec
-from ..models.dit import (
+from wan_alpha.baselines.kinds import load_latent_codec
+from wan_alpha.baselines.paired_tokens import PairedCodec, PairedSpec, pair_tokens
+from wan_alpha.losses.timesteps import Timesteps
+from wan_alpha.models.base import BaseError, load_vae, locate_base, temporal_stride
+from wan_alpha.models.codecs import Codec
+from wan_alpha.models.dit import (
     compile_blocks,
     load_scheduler,
     load_transformer,
@@ -24,16 +24,16 @@ from ..models.dit import (
     new_transformer,
     noise_range,
 )
-from ..models.identity import codec_identity, text_identity
-from ..models.image_condition import check_image_base, check_text_base
-from ..models.image_encoder import ImageEncoder
-from ..models.text import TextEncoder, new_text_encoder
-from ..stages.dit import AlphaDiTModule, DiTSettings
-from ..stages.paired import PairedTokensModule
-from .build_optim import optimiser
-from .config import AlphaDiTConfig, RunConfig
-from .latents import LatentDataModule
-from .stored import StoredLatentDataModule
+from wan_alpha.models.identity import codec_identity, text_identity
+from wan_alpha.models.image_condition import check_image_base, check_text_base
+from wan_alpha.models.image_encoder import ImageEncoder
+from wan_alpha.models.text import TextEncoder, new_text_encoder
+from wan_alpha.stages.dit import AlphaDiTModule, DiTSettings
+from wan_alpha.stages.paired import PairedTokensModule
+from wan_alpha.training.build_optim import optimiser
+from wan_alpha.training.config import AlphaDiTConfig, RunConfig
+from wan_alpha.training.latents import LatentDataModule
+from wan_alpha.training.stored import StoredLatentDataModule
 
 
 def build_dit(config: RunConfig) -> AlphaDiTModule:
@@ -57,7 +57,7 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
     if pairing:
         pair_tokens(transformer, paired)
     elif model.adapter.kind in ("dora", "lora"):
-        from ..models.dit_adapters import add_dit_adapters
+        from wan_alpha.models.dit_adapters import add_dit_adapters
 
         lean = not config.trainer.activation_checkpointing
         add_dit_adapters(transformer, model.adapter.rank, model.adapter.alpha, model.adapter.kind, lean)

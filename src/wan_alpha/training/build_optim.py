@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..stages.optim import Optimiser, Schedule, adamw
-from .config import RunConfig
+from wan_alpha.stages.optim import Optimiser, Schedule, adamw
+from wan_alpha.training.config import RunConfig
 
 
 def optimiser(config: RunConfig) -> Optimiser:

@@ -53,7 +53,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = True) -> dict:
         if Path(path).is_dir():  # written by several ranks, see `sharded`
-            from .sharded import load_whole
+            from wan_alpha.training.sharded import load_whole
 
             return load_whole(Path(path))
         try:

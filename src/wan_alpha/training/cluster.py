@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .config import RunConfig
-from .hardware import GPU, GPUS
-from .plan import Plan
+from wan_alpha.training.config import RunConfig
+from wan_alpha.training.hardware import GPU, GPUS
+from wan_alpha.training.plan import Plan
 
 DIVIDED = ("base VAE", "transformer", "text encoder", "adapters", "gradients", "optimiser", "average")
 """What fsdp divides among the ranks; the RGBA VAE of stage=dit, the image encoder and activations are whole on each."""

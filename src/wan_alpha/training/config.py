@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Len, MinLen
 from pydantic import Field
 
-from ..data.captions import CaptionStyle
-from ..schema import STRICT, BaseConfig, Count, Natural, NonNegative, Positive, Share
+from wan_alpha.data.captions import CaptionStyle
+from wan_alpha.schema import STRICT, BaseConfig, Count, Natural, NonNegative, Positive, Share
 
 Zoom = Annotated[float, Ge(1)]
 

@@ -8,17 +8,17 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, DistributedSampler, Sampler, Subset
 
-from ..data.buckets import Bucket, BucketOrder, BucketSampler, assign
-from ..data.dataset import HELD_OUT_SEED, Batch, ClipDataset, Sample, collate
-from ..data.folders import FolderSource
-from ..data.mixture import MixedSource
-from ..data.order import GlobalOrderSampler, SampleOrder
-from ..data.shards import ShardSource
-from ..data.source import Chosen, ClipSource, chosen_captions
-from ..data.stores import open_store
-from ..data.worker import init_worker
-from .config import DataConfig
-from .strategies import data_share
+from wan_alpha.data.buckets import Bucket, BucketOrder, BucketSampler, assign
+from wan_alpha.data.dataset import HELD_OUT_SEED, Batch, ClipDataset, Sample, collate
+from wan_alpha.data.folders import FolderSource
+from wan_alpha.data.mixture import MixedSource
+from wan_alpha.data.order import GlobalOrderSampler, SampleOrder
+from wan_alpha.data.shards import ShardSource
+from wan_alpha.data.source import Chosen, ClipSource, chosen_captions
+from wan_alpha.data.stores import open_store
+from wan_alpha.data.worker import init_worker
+from wan_alpha.training.config import DataConfig
+from wan_alpha.training.strategies import data_share
 
 
 def open_source(config: DataConfig, split: str) -> ClipSource:

@@ -11,8 +11,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from ..stages.stage import StageModule
-from .sharded import local, locals_of
+from wan_alpha.stages.stage import StageModule
+from wan_alpha.training.sharded import local, locals_of
 
 
 class AdapterEMA(Callback):

@@ -8,9 +8,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ..command import ConfigError, validated
-from .config import AlphaDiTConfig, RunConfig
-from .identity import register_resolver
+from wan_alpha.command import ConfigError, validated
+from wan_alpha.training.config import AlphaDiTConfig, RunConfig
+from wan_alpha.training.identity import register_resolver
 
 register_resolver()  # here, not in train.py: jobs of a sweep in processes of their own import this module, not that
 

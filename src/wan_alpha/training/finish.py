@@ -11,13 +11,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from ..models.whole_clip import encode_features, latent_mean
-from ..stages.base import BaseVAEModule
-from ..stages.stage import StageModule
-from .data import ClipDataModule
-from .ema import AdapterEMA
-from .guards import check_finite_weights
-from .sharded import gathered
+from wan_alpha.models.whole_clip import encode_features, latent_mean
+from wan_alpha.stages.base import BaseVAEModule
+from wan_alpha.stages.stage import StageModule
+from wan_alpha.training.data import ClipDataModule
+from wan_alpha.training.ema import AdapterEMA
+from wan_alpha.training.guards import check_finite_weights
+from wan_alpha.training.sharded import gathered
 
 
 class ValidateLastStep(Callback):

@@ -12,15 +12,15 @@ from pytorch_lightning.loggers import WandbLogger
 from rich.console import Console
 from torch import Tensor
 
-from ..evaluation.gallery import gallery, on_checkerboard
-from ..evaluation.panels import Frames, write_mp4
-from ..losses.shifted_noise import chosen_masks, noise_shift
-from ..models.image_condition import GivenFrame
-from ..models.sampling import sample_latents
-from ..stages.dit import AlphaDiTModule
-from .config import CallbacksConfig, DataConfig, SamplesConfig
-from .provenance import write_json
-from .strategies import is_sharded
+from wan_alpha.evaluation.gallery import gallery, on_checkerboard
+from wan_alpha.evaluation.panels import Frames, write_mp4
+from wan_alpha.losses.shifted_noise import chosen_masks, noise_shift
+from wan_alpha.models.image_condition import GivenFrame
+from wan_alpha.models.sampling import sample_latents
+from wan_alpha.stages.dit import AlphaDiTModule
+from wan_alpha.training.config import CallbacksConfig, DataConfig, SamplesConfig
+from wan_alpha.training.provenance import write_json
+from wan_alpha.training.strategies import is_sharded
 
 FPS = 8
 

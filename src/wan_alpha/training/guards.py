@@ -12,9 +12,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from ..stages.stage import StageModule
-from .checkpoints import last_checkpoint
-from .sharded import locals_of
+from wan_alpha.stages.stage import StageModule
+from wan_alpha.training.checkpoints import last_checkpoint
+from wan_alpha.training.sharded import locals_of
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from torch.distributed.distributed_c10d import _set_pg_timeout, _world
 
-from .pace import Pace
-from .preemption import TRY_AGAIN, PreemptedError
-from .watch import AGAIN, FINISHED, FOLLOWED, Beat, Verdict, Watch, patience
+from wan_alpha.training.pace import Pace
+from wan_alpha.training.preemption import TRY_AGAIN, PreemptedError
+from wan_alpha.training.watch import AGAIN, FINISHED, FOLLOWED, Beat, Verdict, Watch, patience
 
 log = logging.getLogger(__name__)
 LONGEST_INTERVAL = 2.0  # seconds between two signs of life

@@ -21,16 +21,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.dataset import ClipDataset, collate
-from ..data.order import locate
-from ..data.rewording import TRANSPARENT, Rewording, vary_caption
-from ..losses.shifted_noise import object_masks
-from ..models.base import spatial_stride, temporal_stride
-from ..models.codecs import AlphaCodec, Codec
-from ..rendering import COLOUR_NAMES, COLOURS
-from .config import DataConfig
-from .data import ClipDataModule
-from .strategies import data_share
+from wan_alpha.data.dataset import ClipDataset, collate
+from wan_alpha.data.order import locate
+from wan_alpha.data.rewording import TRANSPARENT, Rewording, vary_caption
+from wan_alpha.losses.shifted_noise import object_masks
+from wan_alpha.models.base import spatial_stride, temporal_stride
+from wan_alpha.models.codecs import AlphaCodec, Codec
+from wan_alpha.rendering import COLOUR_NAMES, COLOURS
+from wan_alpha.training.config import DataConfig
+from wan_alpha.training.data import ClipDataModule
+from wan_alpha.training.strategies import data_share
 
 _CAPTION_STREAM = 4  # keeps the words apart from a sample's other random numbers
 ENCODE_BATCH = 8

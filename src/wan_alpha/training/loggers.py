@@ -11,10 +11,10 @@ import yaml
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from ..command import ConfigError
-from .config import RunConfig
-from .metrics_csv import MetricsCSV
-from .provenance import describe_environment
+from wan_alpha.command import ConfigError
+from wan_alpha.training.config import RunConfig
+from wan_alpha.training.metrics_csv import MetricsCSV
+from wan_alpha.training.provenance import describe_environment
 
 log = logging.getLogger(__name__)
 WANDB_START, WANDB_END = 60.0, 300.0

@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ..models.alpha_vae import AlphaVAE
-from ..models.codecs import WHOLE_CLIP
+from wan_alpha.models.alpha_vae import AlphaVAE
+from wan_alpha.models.codecs import WHOLE_CLIP
 
 
 class LiveBytes(TorchDispatchMode):

@@ -6,7 +6,7 @@ import csv
 import math
 from pathlib import Path
 
-from .config import RunConfig
+from wan_alpha.training.config import RunConfig
 
 
 class ObjectiveError(ValueError):

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
-from ..models.alpha_vae import AdapterSpec, AlphaVAE
-from ..models.base import BaseError, locate_base, spatial_stride, temporal_stride
-from ..models.dit_adapters import add_dit_adapters
-from ..models.text import MAX_TOKENS
-from .config import AlphaDiTConfig, RunConfig
-from .memory import LiveBytes, bytes_of, encoding_bytes, faked
+from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
+from wan_alpha.models.base import BaseError, locate_base, spatial_stride, temporal_stride
+from wan_alpha.models.dit_adapters import add_dit_adapters
+from wan_alpha.models.text import MAX_TOKENS
+from wan_alpha.training.config import AlphaDiTConfig, RunConfig
+from wan_alpha.training.memory import LiveBytes, bytes_of, encoding_bytes, faked
 
 WAN21_VAE: dict[str, Any] = {}  # diffusers' defaults are Wan2.1's
 WAN22_VAE = {
@@ -191,7 +191,7 @@ def plan_run(config: RunConfig) -> Plan:
     """
     model = config.model
     if not isinstance(model, AlphaDiTConfig):
-        from .plan_vae import plan_vae  # it needs this module's shapes
+        from wan_alpha.training.plan_vae import plan_vae  # it needs this module's shapes
 
         return plan_vae(config)
     architecture, vae_config, text_config = shapes(config, model)
@@ -232,7 +232,7 @@ def plan_run(config: RunConfig) -> Plan:
 
 def uses_autocast(config: RunConfig) -> bool:
     """Whether a step of this run computes in bf16."""
-    from .run import resolve_precision  # it imports this module's neighbours
+    from wan_alpha.training.run import resolve_precision  # it imports this module's neighbours
 
     return resolve_precision(config.trainer) != "32-true"
 

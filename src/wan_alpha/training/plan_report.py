@@ -6,11 +6,11 @@ import diffusers
 from rich.console import Console
 from rich.table import Table
 
-from ..command import ConfigError
-from .cluster import Estimate, bandwidth, days_and_cost, estimate, gpus_of
-from .config import RunConfig
-from .hardware import GPUS
-from .plan import Plan, plan_run
+from wan_alpha.command import ConfigError
+from wan_alpha.training.cluster import Estimate, bandwidth, days_and_cost, estimate, gpus_of
+from wan_alpha.training.config import RunConfig
+from wan_alpha.training.hardware import GPUS
+from wan_alpha.training.plan import Plan, plan_run
 
 APART = "never together: gradients, activations"
 

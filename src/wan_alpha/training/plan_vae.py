@@ -11,22 +11,22 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ..baselines.four_channel import FourChannelSpec, FourChannelVAE
-from ..baselines.latent_offset import LatentOffsetSpec, LatentOffsetVAE
-from ..command import ConfigError
-from ..losses.diffusion_prior import DiffusionPrior
-from ..losses.draws import Draws
-from ..models.alpha_vae import AdapterSpec, AlphaVAE
-from ..models.base import spatial_stride, temporal_stride
-from ..models.rgba_vae import RgbaVAE
-from ..models.text import MAX_TOKENS
-from ..models.vgg import VGG16
-from ..stages.vae import AlphaVAEModule
-from .build import build_loss, use_channels_last
-from .config import AlphaVAEConfig, FourChannelConfig, LatentOffsetConfig, RunConfig
-from .flops import Flops
-from .memory import LiveBytes, bytes_of, faked
-from .plan import Plan, flash_attention, transformer_arguments, uses_autocast, vae_arguments
+from wan_alpha.baselines.four_channel import FourChannelSpec, FourChannelVAE
+from wan_alpha.baselines.latent_offset import LatentOffsetSpec, LatentOffsetVAE
+from wan_alpha.command import ConfigError
+from wan_alpha.losses.diffusion_prior import DiffusionPrior
+from wan_alpha.losses.draws import Draws
+from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
+from wan_alpha.models.base import spatial_stride, temporal_stride
+from wan_alpha.models.rgba_vae import RgbaVAE
+from wan_alpha.models.text import MAX_TOKENS
+from wan_alpha.models.vgg import VGG16
+from wan_alpha.stages.vae import AlphaVAEModule
+from wan_alpha.training.build import build_loss, use_channels_last
+from wan_alpha.training.config import AlphaVAEConfig, FourChannelConfig, LatentOffsetConfig, RunConfig
+from wan_alpha.training.flops import Flops
+from wan_alpha.training.memory import LiveBytes, bytes_of, faked
+from wan_alpha.training.plan import Plan, flash_attention, transformer_arguments, uses_autocast, vae_arguments
 
 
 def plan_vae(config: RunConfig) -> Plan:

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 
-from .checkpoints import PeriodicCheckpoint, last_checkpoint
+from wan_alpha.training.checkpoints import PeriodicCheckpoint, last_checkpoint
 
 log = logging.getLogger(__name__)
 

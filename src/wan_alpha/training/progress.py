@@ -11,7 +11,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .strategies import data_share
+from wan_alpha.training.strategies import data_share
 
 MUCH_WAITING = 0.05
 """Share of time waiting for data that is said on the terminal."""

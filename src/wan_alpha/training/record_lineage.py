@@ -9,9 +9,9 @@ from typing import Any
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from ..lineage import Kind, Piece, folder_piece, log_lineage, write_lineage
-from ..models.adapters import AdapterError, locate_adapters
-from .config import AlphaDiTConfig, RunConfig
+from wan_alpha.lineage import Kind, Piece, folder_piece, log_lineage, write_lineage
+from wan_alpha.models.adapters import AdapterError, locate_adapters
+from wan_alpha.training.config import AlphaDiTConfig, RunConfig
 
 
 @rank_zero_only

@@ -15,11 +15,11 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from ..command import validated
-from .checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError
-from .config import RunConfig
-from .identity import differing_keys
-from .sharded import read_rest
+from wan_alpha.command import validated
+from wan_alpha.training.checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError
+from wan_alpha.training.config import RunConfig
+from wan_alpha.training.identity import differing_keys
+from wan_alpha.training.sharded import read_rest
 
 CONSOLE = Console(highlight=False)
 # Keys that came after runs were first recorded, with what they are without it.
@@ -106,7 +106,7 @@ def set_aside(run: Path, folder: Path) -> tuple[Path | None, Path]:
 
 def replay(tree: dict[str, Any], header: dict[str, Any], run_dir: Path, start: Path | None, last: int) -> None:
     """The run of a recorded configuration from a checkpoint to step `last`, on one device."""
-    from .run import train
+    from wan_alpha.training.run import train
 
     recorded = header["run_config"]
     for key, value in SINCE.items():

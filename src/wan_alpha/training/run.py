@@ -19,34 +19,40 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.markdown import Markdown
 
-from ..command import ConfigError
-from ..data.captions import hash_captions
-from ..stages.dit import AlphaDiTModule
-from ..stages.stage import StageModule
-from .build import build_module
-from .build_dit import build_latent_data, build_stored_data, settle_timesteps
-from .build_optim import schedule_steps
-from .checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError, PeriodicCheckpoint, last_checkpoint
-from .config import AlphaDiTConfig, RunConfig, TrainerConfig
-from .data import ClipDataModule
-from .ema import AdapterEMA
-from .finish import Export, ValidateLastStep
-from .generation import GenerationValidation
-from .guards import ReportUnreadable, StopOnNonFinite
-from .heartbeat import Heartbeat
-from .identity import differing_keys
-from .loggers import build_loggers
-from .pace import Pace
-from .preemption import StopOnSignal
-from .progress import DataWait, StepProgress
-from .provenance import describe_environment, write_json
-from .quiet import quieten_lightning
-from .record_lineage import record_lineage
-from .sharded import read_rest
-from .stored import StoredLatentDataModule
-from .strategies import build_strategy, places, share_batch
-from .utilisation import Utilisation
-from .validation import ReconstructionValidation
+from wan_alpha.command import ConfigError
+from wan_alpha.data.captions import hash_captions
+from wan_alpha.stages.dit import AlphaDiTModule
+from wan_alpha.stages.stage import StageModule
+from wan_alpha.training.build import build_module
+from wan_alpha.training.build_dit import build_latent_data, build_stored_data, settle_timesteps
+from wan_alpha.training.build_optim import schedule_steps
+from wan_alpha.training.checkpoints import (
+    CHECKPOINT_DIR,
+    AtomicCheckpointIO,
+    CheckpointError,
+    PeriodicCheckpoint,
+    last_checkpoint,
+)
+from wan_alpha.training.config import AlphaDiTConfig, RunConfig, TrainerConfig
+from wan_alpha.training.data import ClipDataModule
+from wan_alpha.training.ema import AdapterEMA
+from wan_alpha.training.finish import Export, ValidateLastStep
+from wan_alpha.training.generation import GenerationValidation
+from wan_alpha.training.guards import ReportUnreadable, StopOnNonFinite
+from wan_alpha.training.heartbeat import Heartbeat
+from wan_alpha.training.identity import differing_keys
+from wan_alpha.training.loggers import build_loggers
+from wan_alpha.training.pace import Pace
+from wan_alpha.training.preemption import StopOnSignal
+from wan_alpha.training.progress import DataWait, StepProgress
+from wan_alpha.training.provenance import describe_environment, write_json
+from wan_alpha.training.quiet import quieten_lightning
+from wan_alpha.training.record_lineage import record_lineage
+from wan_alpha.training.sharded import read_rest
+from wan_alpha.training.stored import StoredLatentDataModule
+from wan_alpha.training.strategies import build_strategy, places, share_batch
+from wan_alpha.training.utilisation import Utilisation
+from wan_alpha.training.validation import ReconstructionValidation
 
 log = logging.getLogger(__name__)
 CONSOLE = Console()

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor, zeros
 
-from .checkpoints import AtomicCheckpointIO, CheckpointError, remove_checkpoint
+from wan_alpha.training.checkpoints import AtomicCheckpointIO, CheckpointError, remove_checkpoint
 
 REST = "rest.pt"
 MARK = "sharded tensor"

@@ -8,12 +8,12 @@ import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..data.latents import LatentDataset, LatentSource, collate_latents
-from ..data.order import GlobalOrderSampler
-from ..data.rewording import TRANSPARENT, Rewording, vary_caption
-from ..data.worker import init_worker
-from .config import DataConfig
-from .strategies import data_share
+from wan_alpha.data.latents import LatentDataset, LatentSource, collate_latents
+from wan_alpha.data.order import GlobalOrderSampler
+from wan_alpha.data.rewording import TRANSPARENT, Rewording, vary_caption
+from wan_alpha.data.worker import init_worker
+from wan_alpha.training.config import DataConfig
+from wan_alpha.training.strategies import data_share
 
 _CAPTION_STREAM = 4  # as for latents that are encoded in the run
 

@@ -24,11 +24,11 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from ..command import ConfigError
-from ..models.whole_clip import CLIP_METHOD
-from ..stages.stage import StageModule
-from .config import AlphaDiTConfig, AlphaVAEConfig, RunConfig, TrainerConfig
-from .sharded import ShardedWriter, load_for
+from wan_alpha.command import ConfigError
+from wan_alpha.models.whole_clip import CLIP_METHOD
+from wan_alpha.stages.stage import StageModule
+from wan_alpha.training.config import AlphaDiTConfig, AlphaVAEConfig, RunConfig, TrainerConfig
+from wan_alpha.training.sharded import ShardedWriter, load_for
 
 
 def build_strategy(config: RunConfig) -> Strategy | str:

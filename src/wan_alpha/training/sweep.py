@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .identity import flatten
+from wan_alpha.training.identity import flatten
 
 FIGURES = ("val/soft/psnr", "val/loss")
 

@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from .flops import Flops
-from .hardware import known_gpu
+from wan_alpha.training.flops import Flops
+from wan_alpha.training.hardware import known_gpu
 
 
 def device_peak(device: torch.device) -> float | None:

@@ -12,15 +12,15 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from rich.console import Console
 from torch import Tensor
 
-from ..command import ConfigError
-from ..evaluation.lpips import LPIPS
-from ..evaluation.metrics import RGBAMetrics
-from ..evaluation.panels import Frames, panel, write_mp4, write_panels
-from ..evaluation.tables import comparison_table, markdown_table
-from ..models.rgba_vae import RgbaVAE
-from ..rendering import alpha_to_rgb, hard_render, rgb_to_alpha
-from .config import CallbacksConfig
-from .provenance import write_json
+from wan_alpha.command import ConfigError
+from wan_alpha.evaluation.lpips import LPIPS
+from wan_alpha.evaluation.metrics import RGBAMetrics
+from wan_alpha.evaluation.panels import Frames, panel, write_mp4, write_panels
+from wan_alpha.evaluation.tables import comparison_table, markdown_table
+from wan_alpha.models.rgba_vae import RgbaVAE
+from wan_alpha.rendering import alpha_to_rgb, hard_render, rgb_to_alpha
+from wan_alpha.training.config import CallbacksConfig
+from wan_alpha.training.provenance import write_json
 
 OURS, CEILING, FLOOR = "ours", "ceiling", "floor"
 NOTE = "ours: one latent; ceiling: the base alone with two, for colour and for alpha; floor: the base, alpha ignored."

@@ -13,9 +13,8 @@ import time
 from pathlib import Path
 
 from data_prep.questions import question
+from tiny_vlm import make_model, serve
 from wan_alpha.rendering import COLOUR_NAMES
-
-from . import make_model, serve
 
 SENTENCE = "A small glossy figure moves gently and comes to rest."
 
