@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -381,3 +382,12 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     assert "error a configuration file is not valid YAML:" in said
     assert "duplicate key accelerator" in said
     assert "conf/trainer/cpu.yaml" in said
+
+
+def test_who_has_seen_enough_of_the_output_sees_no_traceback() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "generate.py", "--help"]
+    finished = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=120)
+    os.close(write)
+    assert (finished.stderr, finished.returncode) == ("", 1)

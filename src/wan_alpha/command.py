@@ -165,6 +165,9 @@ def run_command(
         main()
     except KeyboardInterrupt:
         _fail(f"interrupted; {interrupted}", 130)
+    except BrokenPipeError:  # whoever reads our output, as `| head` does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+        sys.exit(1)
     except yaml.YAMLError as error:
         _fail(f"a configuration file is not valid YAML: {error}")
     except (HydraException, OmegaConfBaseException) as error:
