@@ -1,6 +1,6 @@
 """Weak scaling: the same batch on every rank, one rank and two; and what 1,024 would make of it.
 
-    python -m benchmarks.scaling [--steps 12] [--out benchmarks/results/scaling.json]
+    python -m benchmarks.scaling [--steps 12] [--out benchmarks/results/scaling.json]      # and scaling.png beside it
 
 Measured, with stage=vae on the tiny base and the sample clips, one thread for each rank:
 
@@ -140,6 +140,45 @@ def simulate(steps: list[float], stage: dict[str, float], ranks: int) -> dict[st
     return {"reduction": round(1 + reduced, 3), "and the slowest rank": round(late + reduced, 3)}
 
 
+def draw(result: dict[str, Any], file: Path) -> None:
+    """Left what was measured, right what the simulation makes of it."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    apart, ddp, fsdp = result["ratio of step times"].values()
+    times = {"alone": 1.0, "two apart": apart, "two, DDP": apart * ddp, "two, FSDP2": apart * fsdp}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), constrained_layout=True)
+    bars = left.bar(list(times), list(times.values()), color=["#9aa5b1", "#9aa5b1", "#3b6fb6", "#3b6fb6"])
+    left.bar_label(bars, fmt="%.2f")
+    left.set(
+        title="measured: a rank's step time on two cores",
+        ylabel="times one rank alone",
+        ylim=(0, 1.15 * max(times.values())),
+    )
+    for (stage, rows), colour in zip(
+        result["simulated step time, n ranks to 1"].items(), ("#3b6fb6", "#c8553d"), strict=True
+    ):
+        for what, style in (("reduction", "-"), ("and the slowest rank", "--")):
+            label = f"{stage.removeprefix('wan_alpha_')}: {what}"
+            right.plot(
+                [int(n) for n in rows],
+                [row[what] for row in rows.values()],
+                style,
+                marker=".",
+                color=colour,
+                label=label,
+            )
+    right.set(title="simulated: more ranks", xlabel="ranks", ylabel="times the step of one", xscale="log")
+    right.set_xticks([int(n) for n in rows], list(rows))
+    right.set_ylim(0.98)
+    right.minorticks_off()
+    right.legend(fontsize=8, frameon=False)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=12)
@@ -152,7 +191,7 @@ def main() -> None:
     waiting = {way: sum(wait for wait, _ in rows) / sum(map(sum, rows)) for way, rows in timed.items()}
     alone = [step for _, step in timed["alone"]]
     result = {
-        "command": "python -m benchmarks.scaling",
+        "command": f"python -m benchmarks.scaling --steps {options.steps}",
         "cores": os.cpu_count(),
         "load before": round(load, 1),
         "note": BUSY if load > 0.5 else "",
@@ -170,6 +209,7 @@ def main() -> None:
     }
     text = json.dumps(result, indent=2) + "\n"
     Path(options.out).write_text(text)
+    draw(result, Path(options.out).with_suffix(".png"))
     print(text)
 
 
