@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.markup import escape
 
 Schema = TypeVar("Schema")
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 MORE_LAUNCHERS = "\nSlurm's launcher and Optuna come with: pip install 'wan-alpha[sweeps]'"
 
 
@@ -53,27 +54,51 @@ def validated(cfg: DictConfig, schema: type[Schema]) -> tuple[Schema, dict[str, 
 
 
 def _sentence(error: Any, tree: dict[str, Any], schema: type) -> str:
-    location, value = _location(error["loc"], tree), error["input"]
+    absent = error["type"] in ("missing", "unexpected_keyword_argument", "extra_forbidden")
+    location, value = _location(error["loc"], tree, absent), error["input"]
     if error["type"] == "union_tag_invalid":
         location, value = [*location, "kind"], error["ctx"]["tag"]
     key = ".".join(location)
     if error["type"] == "missing":
         return f"{key} has no value: give it on the command line, {key}=..."
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden") or error["loc"][-1] == "[key]":
+    if absent or error["loc"][-1] == "[key]":
         return f"{key}: no such key, {_origin(location)}.{_nearest(key, schema)}"
     return f"{key}={value!r}: {error['msg'][:1].lower()}{error['msg'][1:]}, {_origin(location)}"
 
 
-def _location(loc: tuple[int | str, ...], tree: dict[str, Any]) -> list[str]:
-    """Where an error is, in keys; pydantic also names the branch of a union that it took, and marks keys of a dict."""
+def _location(loc: tuple[int | str, ...], tree: dict[str, Any], absent: bool) -> list[str]:
+    """Where an error is, in keys; pydantic also names the branch of a union that it took, and marks keys of a dict.
+
+    `absent`: the last key is none of the tree's.
+    """
     location, node = [], cast(Any, tree)
     for number, part in enumerate(loc):
         known = isinstance(part, int) or (isinstance(node, dict) and part in node)
-        if (not known and number < len(loc) - 1) or part == "[key]":
+        if (not known and not (absent and number == len(loc) - 1)) or part == "[key]":
             continue
         location.append(str(part))
         node = node[part] if known and node is not None else None
     return location
+
+
+def quoted(text: str) -> str:
+    """A text as Hydra's grammar takes it, whatever signs it holds; one that is quoted already, and null, stay."""
+    if text == "null" or _QUOTED.fullmatch(text):
+        return text
+    # OmegaConf would look `${` up, Hydra take a quote, or backslashes before it or the end, for the end of the text.
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    text = re.sub(r"(\\*)'", r"\1\1\\'", text)
+    text = re.sub(r"(\\+)\Z", r"\1\1", text)
+    return f"'{text}'"
+
+
+def quoted_list(text: str) -> str:
+    """The same of every part of `A,B` or `[A,B]`; a list in brackets that holds quotes is Hydra's own and stays."""
+    in_brackets = text.startswith("[") and text.endswith("]")
+    if in_brackets and ("'" in text or '"' in text):
+        return text
+    inside = text[1:-1] if in_brackets else text
+    return f"[{','.join(quoted(part.strip()) for part in inside.split(','))}]"
 
 
 def _origin(location: list[str]) -> str:

@@ -44,9 +44,10 @@ def test_names_of_systems_are_the_users_own() -> None:
     assert config.videos == {"ours": "a/b"}
     assert config.codecs == {"v2": "c"}
     assert config.compare == ["a", "b"]
-    odd = ["out=x", "videos.a=a b/Zoë's=1", "votes=ë.json,b.json"]
-    config, _ = validated(compose(*odd), EvaluateConfig)
-    assert config.videos == {"a": "a b/Zoë's=1"}
+    odd = ["out=Ö (1)", "videos.a=a b/Zoë's=1", "videos.b=C:\\x", "votes=ë.json,b.json", "prompts=list (2).json"]
+    config, _ = validated(compose(*odd, "adapters=läufe/lr=1"), EvaluateConfig)
+    assert config.videos == {"a": "a b/Zoë's=1", "b": "C:\\x"}
+    assert (config.out, config.prompts, config.adapters) == ("Ö (1)", "list (2).json", "läufe/lr=1")
     assert config.votes == ["ë.json", "b.json"]
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from wan_alpha.command import quoted, quoted_list
+
 OPEN = ("videos.", "codecs.", "generators.")
 """Groups in which users name their own keys; Hydra wants a + before a key that no file has."""
-LISTS = ("compare=", "votes=")
+LISTS = ("compare", "votes")
 """Keys whose value may be given as A,B; Hydra would take that for a sweep."""
+TEXTS = ("out", "prompts", "adapters", "vbench", "base.path", "data.root", "networks.lpips", "networks.fid",
+         "networks.fvd", "networks.clip", "networks.reference", "judge.endpoint", "judge.model")  # fmt: skip
+"""Paths and names; Hydra knows no letters beyond ASCII and no = in them."""
 
 
 def plain_arguments(arguments: list[str]) -> list[str]:
@@ -15,17 +20,10 @@ def plain_arguments(arguments: list[str]) -> list[str]:
 
 def _plain(argument: str) -> str:
     key, equals, value = argument.partition("=")
-    if argument.startswith(OPEN) and equals:
-        return f"++{key}={_quoted(value)}"
-    for name in LISTS:
-        value = argument.removeprefix(name)
-        if argument.startswith(name) and not value.startswith("[") and value != "null":
-            return f"{name}[{','.join(_quoted(part) for part in value.split(','))}]"
-    return argument
-
-
-def _quoted(value: str) -> str:
-    """A path as Hydra's grammar takes it: it knows no letters beyond ASCII, no spaces and no = without quotes."""
-    if value[:1] in ("'", '"') or value == "null":
-        return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    if not equals:
+        return argument
+    if key.startswith(OPEN):
+        return f"++{key}={quoted(value)}"
+    if key in LISTS and value != "null":
+        return f"{key}={quoted_list(value)}"
+    return f"{key}={quoted(value)}" if key in TEXTS else argument
