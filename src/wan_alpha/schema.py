@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Strict
 
 Count = Annotated[int, Strict(), Ge(1)]
 Natural = Annotated[int, Strict(), Ge(0)]
+Seed = Annotated[int, Strict(), Ge(0), Le(2**63 - 1)]  # what a random generator of torch takes
 Share = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wan_alpha import AlphaVAE
+from wan_alpha.models.device import DeviceError, choose_device
 from wan_alpha.models.whole_clip import run_checkpointed, run_plain
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -27,6 +28,21 @@ def _exact() -> Iterator[None]:
 def difference(found: Tensor, true: Tensor) -> float:
     """Relative to the norm of what is true."""
     return float((found.cpu().double() - true.cpu().double()).norm() / true.double().norm())
+
+
+def test_devices_are_named_and_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("gpu", "cuda:x", "cuda:", "mps", ""):
+        with pytest.raises(DeviceError, match=f"device={name}: no such device; give auto, cpu, cuda or cuda:N"):
+            choose_device(name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto").type == choose_device("cpu").type == "cpu"
+    with pytest.raises(DeviceError, match="device=cuda: no CUDA device here"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(choose_device(name)) for name in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
+    with pytest.raises(DeviceError, match="device=cuda:2: 2 CUDA devices here"):
+        choose_device("cuda:2")
 
 
 @pytest.mark.parametrize("device", DEVICES)

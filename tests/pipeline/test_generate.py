@@ -156,6 +156,12 @@ def test_one_bar_counts_the_steps_of_all_batches(config: GenerateConfig) -> None
     assert "a-parrot-s1-png" in shown
 
 
+def test_a_prompt_beside_the_bar_is_no_markup(config: GenerateConfig) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, width=120)
+    generate(replace(config, prompt="a sign that\nsays [/b] [red]"), screen)
+    assert "a sign that says [/b] [red]" in screen.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_edges_are_cleaned_and_may_be_left_alone(config: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[float, int]] = []
     original = Video.cleaned

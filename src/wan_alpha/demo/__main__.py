@@ -13,6 +13,7 @@ from rich.console import Console
 
 from wan_alpha.models.adapters import AdapterError
 from wan_alpha.models.base import BaseError
+from wan_alpha.models.device import choose_device
 from wan_alpha.pipeline.loading import PreviewError, quiet_loading
 
 
@@ -53,9 +54,9 @@ def serve(args: argparse.Namespace, console: Console) -> None:
     from wan_alpha.pipeline.pipeline import AlphaWanPipeline
 
     quiet_loading()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device("auto")
     with console.status(f"loading {args.base}"):
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         options: dict[str, Any] = {"distill": args.distill, "preview": args.preview, "dtype": dtype}
         pipe = AlphaWanPipeline.from_pretrained(args.base, args.adapters, **options).to(device)
         pipe.set_progress_bar_config(disable=True)

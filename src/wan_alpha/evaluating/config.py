@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Len
 
-from wan_alpha.schema import STRICT, BaseConfig, Count, Natural, NonNegative, Positive
+from wan_alpha.schema import STRICT, BaseConfig, Count, NonNegative, Positive, Seed
 from wan_alpha.training.config import DataConfig, LoggerConfig
 
 
@@ -76,7 +76,7 @@ class EvaluateConfig:
     __pydantic_config__ = STRICT
     task: Literal["reconstruction", "generation", "preference"]  # codecs, generated videos, or the votes of people
     out: str  # folder of tables, panels and report
-    seed: Natural  # of the bootstrap, of clip windows and of generators
+    seed: Seed  # of the bootstrap, of clip windows and of generators
     device: str  # auto, cpu, cuda, cuda:1
     compare: Annotated[list[str], Len(2, 2)] | None  # two finished evaluations
     fail_on_worse: bool  # exit code 1 if the comparison finds something that got worse

@@ -18,6 +18,7 @@ from wan_alpha.evaluating.config import EvaluateConfig
 from wan_alpha.evaluating.record import RecordError, write_text
 from wan_alpha.evaluation.prompts import Prompt
 from wan_alpha.lineage import Piece, file_piece, folder_piece
+from wan_alpha.models.device import choose_device
 
 
 def make_videos(config: EvaluateConfig, prompts: Sequence[Prompt], out: Path) -> dict[str, str]:
@@ -55,18 +56,14 @@ def by_pipeline(adapters: str, config: EvaluateConfig, asked: Path, folder: Path
             formats=["mkv"], seed=config.seed,
             num_frames=sampling.num_frames, height=sampling.height, width=sampling.width,
             num_inference_steps=sampling.num_inference_steps, guidance_scale=sampling.guidance_scale, shift=None,
-            fps=None, batch_size=1, merge=True,
-            device="auto" if config.device == "auto" else "cpu" if config.device == "cpu" else "cuda",
-            dtype="auto", offload="none", tile=None, edges=EdgesConfig(0, 0), background="checkerboard",
-            overwrite=False,
+            fps=None, batch_size=1, merge=True, device=config.device, dtype="auto", offload="none", tile=None,
+            edges=EdgesConfig(0, 0), background="checkerboard", overwrite=False,
         )
     )  # fmt: skip
 
 
 def by_baseline(system: str, name: str, config: EvaluateConfig, prompts: Sequence[Prompt], folder: Path) -> None:
     """A baseline, with the same base, sizes, steps, guidance and seed as the pipeline would have."""
-    from wan_alpha.evaluating.run import choose_device
-
     device, sampling = choose_device(config.device), sampling_of(config)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     setting = Setting(config.base.path, sampling, device, dtype, asked(config))
@@ -79,7 +76,7 @@ def by_baseline(system: str, name: str, config: EvaluateConfig, prompts: Sequenc
         return
     generator = load_generator(system, setting)
     folder.mkdir(parents=True, exist_ok=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
     with Progress(*columns) as progress:
         bar = progress.add_task(name, total=len(prompts), completed=len(prompts) - len(todo))

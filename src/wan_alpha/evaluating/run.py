@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from wan_alpha.command import ConfigError
 from wan_alpha.evaluating.config import EvaluateConfig
 
@@ -37,10 +35,3 @@ def evaluate(config: EvaluateConfig, tree: dict[str, Any]) -> None:
         from wan_alpha.evaluating.generate import generation
 
         generation(config, tree, out)
-
-
-def choose_device(name: str) -> torch.device:
-    """ "auto" is the GPU if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)

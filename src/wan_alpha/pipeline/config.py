@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, Len, Lt
 from pydantic import Strict
 
-from wan_alpha.schema import STRICT, BaseConfig, Count, Natural, Positive
+from wan_alpha.schema import STRICT, BaseConfig, Count, Natural, Positive, Seed
 
 
 @dataclass
@@ -36,7 +36,7 @@ class GenerateConfig:
     preview: str | None  # a TAEHV file: a tiny decoder, for a quick look
     out: str  # folder of the files
     formats: Annotated[list[Literal["mov", "webm", "mkv", "apng", "webp", "png", "exr", "mp4"]], Len(1)]
-    seed: Natural | Annotated[list[Natural], Len(1)]  # several: that many videos of each prompt
+    seed: Seed | Annotated[list[Seed], Len(1)]  # several: that many videos of each prompt
     num_frames: Count | None  # null: what the base was made for
     height: Count | None  # pixels; null: what the base was made for
     width: Count | None  # pixels; null: what the base was made for
@@ -46,7 +46,7 @@ class GenerateConfig:
     fps: Positive | None  # null: the base's own
     batch_size: Count  # videos made at once
     merge: bool  # adapters folded into the weights
-    device: Literal["auto", "cpu", "cuda"]  # auto: a GPU if there is one
+    device: str  # auto (a GPU if there is one), cpu, cuda, cuda:1
     dtype: Literal["auto", "float32", "bfloat16", "float16"]  # auto: bfloat16 on a GPU
     offload: Literal["none", "model", "sequential"]  # weights wait in main memory
     tile: Annotated[int, Strict(), Ge(1), Le(1024)] | None  # decode in tiles of this many latent cells

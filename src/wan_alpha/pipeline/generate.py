@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from wan_alpha.models.device import choose_device
 from wan_alpha.pipeline.composite import check_background
 from wan_alpha.pipeline.config import GenerateConfig
 from wan_alpha.pipeline.image_to_video import ImageError, check_image_and_base, read_first_frame
@@ -21,10 +22,6 @@ from wan_alpha.pipeline.pipeline import AlphaWanPipeline
 from wan_alpha.pipeline.video import OutputError
 
 log = logging.getLogger(__name__)
-
-
-class DeviceError(RuntimeError):
-    """The device that was asked for is not there."""
 
 
 def generate(config: GenerateConfig, console: Console | None = None) -> list[Path]:
@@ -51,10 +48,8 @@ def generate(config: GenerateConfig, console: Console | None = None) -> list[Pat
 
 def load(config: GenerateConfig, console: Console) -> AlphaWanPipeline:
     """The pipeline, on its device."""
-    device = "cuda" if config.device == "auto" and torch.cuda.is_available() else config.device.replace("auto", "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("device=cuda: no CUDA device here; take device=cpu or device=auto")
-    default = torch.bfloat16 if device == "cuda" else torch.float32
+    device = choose_device(config.device)
+    default = torch.bfloat16 if device.type == "cuda" else torch.float32
     dtype = default if config.dtype == "auto" else getattr(torch, config.dtype)
     quiet_loading()
     with console.status(f"loading {config.base.name}"):
@@ -79,7 +74,7 @@ def make(
     """Sample, decode and write, with one bar that counts denoising steps."""
     steps = config.num_inference_steps or (4 if pipe.few_step else 50)
     groups = list(batched_jobs(jobs, config.batch_size))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"),
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("steps"),
                TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=steps * len(groups))
@@ -89,7 +84,7 @@ def make(
             return tensors
 
         for group in groups:
-            progress.update(bar, description=group[0].prompt[:40])
+            progress.update(bar, description=" ".join(group[0].prompt.split())[:40])
             write(group, config, wanted, sample(pipe, group, config, steps, advance))
 
 
@@ -135,8 +130,10 @@ def checked(config: GenerateConfig) -> GenerateConfig:
     Whatever can be wrong with what is given is found here, before a model is loaded.
 
     Raises:
-        BaseError, SizeError, ImageError, BackgroundError, OutputError: what is wrong, and what to give instead.
+        DeviceError, BaseError, SizeError, ImageError, BackgroundError, OutputError: what is wrong, and what to give
+            instead.
     """
+    choose_device(config.device)
     if (config.image is not None) != (config.task == "i2v"):
         raise ImageError("task=i2v and image=FILE belong together: give both, or neither")
     form = read_form(config.base.path)
