@@ -20,15 +20,17 @@ from generate_calls import LOAD, QUIET, ROOT, alpha_of, composed
 from PIL import Image
 from small_world import random_dora, random_pipeline, random_vae_adapters
 
+from wan_alpha.command import ConfigError
 from wan_alpha.data.media import read_frames
 from wan_alpha.interop.official_vae import export_vae
 from wan_alpha.interop.weights import read_weights, write_weights
+from wan_alpha.models.device import DeviceError
 from wan_alpha.models.tiny_decoder import TinyDecoder
+from wan_alpha.names import LONGEST, safe_name
 from wan_alpha.pipeline import generate as module
 from wan_alpha.pipeline.config import GenerateConfig
 from wan_alpha.pipeline.generate import generate
 from wan_alpha.pipeline.jobs import PromptError, plan, read_prompts
-from wan_alpha.pipeline.names import LONGEST, safe_name
 from wan_alpha.pipeline.pipeline import AlphaWanPipeline
 from wan_alpha.pipeline.video import OutputError
 
@@ -49,6 +51,7 @@ pytestmark = pytest.mark.usefixtures("loaded")
         "..",
         "~",
         "a" * 500,
+        "é" * 300_000,
         "$(rm x)",
         "new\nline",
         "☃ ☂",
@@ -78,8 +81,9 @@ def test_names_are_readable_and_tell_prompts_apart() -> None:
 
 @pytest.mark.parametrize(
     "prompt",
-    ["fire, smoke {blue}", "a (b) = [c]", 'it\'s "quoted"', "${oc.env:HOME}", "back\\", "a: b # c", "100%", "null?"],
-)
+    ["fire, smoke {blue}", "a (b) = [c]", 'it\'s "quoted"', "${oc.env:HOME}", "back\\", "a: b # c", "100%", "null?",
+     '"Stop" and "Go"', "\\${oc.env:HOME}", "a\\'b", "C:\\dir\\"],
+)  # fmt: skip
 def test_a_prompt_is_a_text_not_a_grammar(prompt: str) -> None:
     assert composed(f"prompt={prompt}").prompt == prompt
 
@@ -88,6 +92,16 @@ def test_quoted_and_empty_values_keep_their_meaning() -> None:
     assert composed('prompt="a, b"').prompt == "a, b"
     assert composed("prompt=null").prompt is None
     assert composed("seed=[1,2]", "formats=[mov,exr]").seed == [1, 2]
+    with pytest.raises(ConfigError, match=r"^seed=18446744073709551616: input should be less than or equal to 9223"):
+        composed(f"seed={2**64}")
+
+
+def test_paths_may_hold_whatever_a_path_may() -> None:
+    """Hydra's grammar knows no letters beyond ASCII, no brackets and no = in a value."""
+    assert composed("adapters=läufe/lr=0.1,x (2)", "base.path=a=b").adapters == "läufe/lr=0.1,x (2)"
+    assert composed("adapters=[a=1, b ü]", "out=Ö (1)").adapters == ["a=1", "b ü"]
+    assert composed("adapters=['a,b',c]").adapters == ["a,b", "c"]
+    assert composed("adapters=null").adapters is None
 
 
 def test_prompt_lists_that_cannot_be_read(config: GenerateConfig, tmp_path: Path) -> None:
@@ -95,12 +109,15 @@ def test_prompt_lists_that_cannot_be_read(config: GenerateConfig, tmp_path: Path
              "broken.json": ("{", "cannot be read"), "numbers.json": ("[1]", "expected texts, found 1"),
              "text.json": ('"a"', "expected a list of prompts"),
              "path.json": ('{"../x": "a"}', "cannot be a file name"),
-             "device.json": ('{"con": "a"}', "use letters, digits and hyphens")}  # fmt: skip
+             "device.json": ('{"con": "a"}', "cannot be a file name"),
+             "stream.json": ('{"a:b": "a"}', "cannot be a file name")}  # fmt: skip
     for name, (content, message) in cases.items():
         if content is not None:
             (tmp_path / name).write_text(content)
         with pytest.raises(PromptError, match=message):
             read_prompts(str(tmp_path / name))
+    (tmp_path / "odd.json").write_text('{"hair_01 (v1.2)": "a"}')
+    assert [job.name for job in plan(replace(config, prompts=str(tmp_path / "odd.json")))] == ["hair_01 (v1.2)"]
     for prompt, message in ((None, "no prompt"), ("", "the prompt is empty"), (" \n", "the prompt is empty")):
         with pytest.raises(PromptError, match=message):
             plan(replace(config, prompt=prompt))
@@ -238,6 +255,6 @@ def test_unwritable_out_and_absent_device_are_refused(config: GenerateConfig, tm
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written to"):
         generate(replace(config, prompt="a", out=str(tmp_path / "file" / "out")), QUIET)
-    if not module.torch.cuda.is_available():
-        with pytest.raises(module.DeviceError, match="no CUDA device here"):
-            LOAD(replace(config, prompt="a", device="cuda"), QUIET)
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(DeviceError, match=f"device={device}: "):
+            generate(replace(config, prompt="a", device=device), QUIET)

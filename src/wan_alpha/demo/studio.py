@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from wan_alpha.data.video import probe_video, read_video
+from wan_alpha.names import is_text, safe_name
 from wan_alpha.pipeline.composite import composite
-from wan_alpha.pipeline.names import is_text, safe_name
 from wan_alpha.pipeline.pipeline import AlphaWanPipeline
 from wan_alpha.pipeline.pixels import to_8_bit
 from wan_alpha.pipeline.video import FORMATS, Video

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 import urllib.request
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from wan_alpha.names import is_file_name
 
 EXPECTED: dict[str, tuple[float, float]] = {
     "opaque": (0.0, 0.1),
@@ -85,7 +88,7 @@ def _rows(file: Path) -> list[dict[str, Any]]:
     text = file.read_text(encoding="utf-8-sig")
     suffix = file.suffix.lower()
     if suffix == ".csv":
-        return [dict(row) for row in csv.DictReader(text.splitlines())]
+        return [dict(row) for row in csv.DictReader(io.StringIO(text, newline=""))]
     if suffix not in (".json", ".yaml", ".yml"):
         return _numbered([line for line in text.splitlines() if line.strip()])
     content = json.loads(text) if suffix == ".json" else yaml.safe_load(text)
@@ -116,8 +119,8 @@ def _checked(rows: list[dict[str, Any]], where: str) -> list[Prompt]:
         expects = row.get("expects") or None
         if not name or not text:
             raise PromptError(f"{where}: a prompt without {'text' if name else 'id'}: {row}")
-        if "/" in name or name.startswith("."):
-            raise PromptError(f"{where}: id {name!r} cannot be a file name")
+        if not is_file_name(name):
+            raise PromptError(f"{where}: id {name!r} cannot be a file name on every system; give it another id")
         if name in prompts:
             raise PromptError(f"{where}: id {name!r} comes twice; rename one")
         if expects is not None and expects not in EXPECTED:

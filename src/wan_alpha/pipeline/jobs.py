@@ -13,8 +13,8 @@ from typing import Any
 from wan_alpha.evaluation.prompts import PromptError, load_prompts
 from wan_alpha.interop.adapter_files import AdapterPaths, find_adapters
 from wan_alpha.models.adapters import DESCRIPTION, TENSORS, AdapterError
+from wan_alpha.names import is_text, safe_name
 from wan_alpha.pipeline.config import GenerateConfig
-from wan_alpha.pipeline.names import is_text, safe_name
 from wan_alpha.pipeline.video import FORMATS, OutputError, remove_output
 
 # Where a video's settings differ from those it would be made with now, these keys decide.
@@ -83,15 +83,8 @@ def refuse_bytes(config: GenerateConfig) -> None:
 
 
 def read_prompts(source: str) -> list[tuple[str, str]]:
-    """(id, prompt) of a list, see `load_prompts`; without ids of its own, a prompt names its files itself: id "".
-
-    Raises:
-        PromptError: it cannot be read, is empty, or an id is no file name.
-    """
-    found = [("" if prompt.numbered else prompt.id, prompt.text) for prompt in load_prompts(source)]
-    if odd := [identity for identity, _ in found if identity and safe_name(identity) != identity.lower()]:
-        raise PromptError(f"prompts={source}: id {odd[0]!r} cannot be a file name; use letters, digits and hyphens")
-    return found
+    """(id, prompt) of a list, see `load_prompts`; without ids of its own, a prompt names its files itself: id ""."""
+    return [("" if prompt.numbered else prompt.id, prompt.text) for prompt in load_prompts(source)]
 
 
 def settings(config: GenerateConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Names of files from prompts: readable, the same on every system, and never a path."""
+"""Names of files that are the same on every system and never a path: made from prompts, or given by people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import re
 import unicodedata
 
-LONGEST = 60  # bytes: file systems allow 255, and suffixes follow
+LONGEST, LONGEST_GIVEN = 60, 200  # bytes: file systems allow 255, and suffixes follow
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -19,6 +19,17 @@ def is_text(text: str) -> bool:
     return True
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a name that somebody gave can be that of a file everywhere, with a suffix behind it."""
+    return bool(
+        is_text(name)
+        and re.fullmatch(r"[^/\\:*?\"<>|\x00-\x1f]+", name)
+        and len(name.encode()) <= LONGEST_GIVEN
+        and name == name.strip(" .")
+        and name.partition(".")[0].lower() not in _RESERVED
+    )
+
+
 def safe_name(text: str) -> str:
     """A prompt as a file name without suffix: letters and digits of any script, in lower case, joined by hyphens.
 
@@ -27,10 +38,7 @@ def safe_name(text: str) -> str:
     """
     plain = unicodedata.normalize("NFC", text).strip()
     words = re.findall(r"[^\W_]+", plain.lower())
-    name = "-".join(words)
-    while len(name.encode()) > LONGEST:
-        name = name[:-1]
-    name = name.strip("-")
+    name = "-".join(words).encode()[:LONGEST].decode(errors="ignore").strip("-")
     if name == plain.replace(" ", "-") and name not in _RESERVED and name:
         return name
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
