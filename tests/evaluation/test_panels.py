@@ -122,6 +122,8 @@ def test_mp4_of_odd_size_is_playable(tmp_path):
     with av.open(path) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.pix_fmt, float(stream.average_rate)) == ("h264", "yuv420p", 12.5)
+        context = stream.codec_context  # BT.709, limited range, whatever the height
+        assert (context.colorspace, context.color_range, context.color_primaries, context.color_trc) == (1, 1, 1, 1)
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
     assert [frame.shape for frame in decoded] == [(34, 52, 3)] * 3
     for frame, value in zip(decoded, (40, 120, 200), strict=True):

@@ -226,6 +226,13 @@ def test_unwritable_output_is_named_and_leaves_nothing(tmp_path: Path, video: Vi
         video.save(Path("/proc/out.mov"))
 
 
+def test_a_video_of_no_numbers_is_refused(tmp_path: Path, video: Video) -> None:
+    for broken in (replace(video, rgb=video.rgb * float("nan")), replace(video, alpha=video.alpha * float("nan"))):
+        with pytest.raises(OutputError, match="the video holds NaN"):
+            broken.cleaned().save(tmp_path / "out.webm")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_interrupted_write_leaves_neither_file_nor_scraps(
     tmp_path: Path, video: Video, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,16 @@ def test_weights_in_several_files_are_found_by_the_index(small_base: Path, tmp_p
     assert len(StoredWeights(tmp_path)) == 0
 
 
+def test_without_adapters_alpha_means_nothing_and_a_warning_says_so(
+    small_base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipe = quiet(AlphaWanPipeline.from_pretrained(small_base, None))
+    assert "no adapters of the VAE: what comes out as alpha is the brightness of the picture" in caplog.text
+    video = pipe("a", **FAST, seed=0)
+    brightness = (video.rgb.mean(1, keepdim=True) + 1) / 2
+    assert (video.alpha - brightness).abs().mean() < 1e-3  # but for what is clamped
+
+
 def test_every_adapter_matters(small_base: Path, small_adapters: Path, distill: Path, pipe: AlphaWanPipeline) -> None:
     """Else the tests above could pass with adapters that are dropped."""
     full = pipe("a parrot", **FAST)

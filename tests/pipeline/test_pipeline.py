@@ -112,6 +112,11 @@ def test_sizes_the_base_cannot_take_are_refused(pipe: AlphaWanPipeline) -> None:
 # ----- schedules -----------------------------------------------------------------------------------------------------
 
 
+def test_other_kinds_of_output_are_refused(pipe: AlphaWanPipeline) -> None:
+    with pytest.raises(ValueError, match="output_type='np': there are video and latent"):
+        pipe("a parrot", **FAST, output_type="np")
+
+
 def test_distilled_schedule_is_explicit() -> None:
     assert [round(1000 * s, 1) for s in distilled_sigmas()] == [1000.0, 937.5, 833.3, 625.0]
     with pytest.raises(ValueError, match="at least 1"):

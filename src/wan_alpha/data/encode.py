@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from av.codec.context import Flags
 from av.container import OutputContainer
-from av.video.reformatter import Interpolation
+from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from av.video.stream import VideoStream
 
 from wan_alpha.data.resize import Frames
@@ -86,6 +87,26 @@ def write_x264(frames: Blocks, fps: float, file: Path | io.BytesIO) -> None:
 
 
 WRITERS = {"ffv1": write_ffv1, "x264": write_x264}
+
+
+def as_bt709(picture: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
+    """sRGB as YUV the way video files have it: BT.709, limited range; alpha keeps its full range."""
+    # One thread: swscale's slice threads race now and then and damage rows, alpha above all.
+    converted = picture.reformat(
+        format=pixel_format,
+        src_color_range=ColorRange.JPEG,
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=ColorRange.MPEG,
+        threads=1,
+    )
+    converted.color_primaries, converted.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    return converted
+
+
+def tag_bt709(context: VideoCodecContext) -> None:
+    """Let a file say what `as_bt709` made; one that says nothing is shown by guess, by its height."""
+    context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+    context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
 
 
 def spread_colours(frames: Frames) -> Frames:

@@ -2,10 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from matplotlib import colormaps
@@ -14,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
+from wan_alpha.evaluation.film import H264, encode
 from wan_alpha.evaluation.metrics import psnr
 from wan_alpha.rendering import COLOUR_NAMES, COLOURS, alpha_to_rgb, checkerboard, hard_render
 
@@ -104,15 +103,7 @@ def write_mp4(frames: Frames, path: str | Path, fps: float) -> Path:
     """Encode (T, H, W, 3) as H.264 in yuv420p, which every player and W&B show; odd sides grow by one pixel."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
-    with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "16"})
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            # One thread: libswscale's threaded conversion has been seen to damage rows on a busy machine.
-            container.mux(stream.encode(picture.reformat(format="yuv420p", threads=1)))
-        container.mux(stream.encode(None))
+    encode(frames, fps, path, "mp4", H264)
     return path
 
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
+from typing import Any
 
-import av
 import cv2
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
 
 from wan_alpha.data.resize import Frames
+from wan_alpha.evaluation.film import VP9, encode
 
 GAP = 8
 """Pixels between two systems, so that compression does not bleed across."""
@@ -29,13 +28,12 @@ class Player:
 
     Attributes:
         webm: its bytes.
-        height: of a row, in pixels.
-        cells: system -> (left, width) in a row.
+        layout: what the page must know, JSON-able: `height` of a row in pixels, `cells`: system -> (left, width) in a
+            row, and `fps`.
     """
 
     webm: bytes
-    height: int
-    cells: dict[str, tuple[int, int]]
+    layout: dict[str, Any]
 
 
 def make_player(videos: Mapping[str, Frames], fps: float, height: int) -> Player:
@@ -62,38 +60,21 @@ def make_player(videos: Mapping[str, Frames], fps: float, height: int) -> Player
         top = (row - colour.shape[1]) // 2
         canvas[:, top : top + colour.shape[1], x : x + width] = colour[times]
         canvas[:, row + top : row + top + colour.shape[1], x : x + width] = hole[times]
-    return Player(_encode(canvas, fps), row, cells)
+    webm = io.BytesIO()
+    encode(canvas, fps, webm, "webm", VP9)
+    return Player(webm.getvalue(), {"height": row, "cells": cells, "fps": fps})
 
 
 def _rows(frames: Frames, height: int) -> tuple[Frames, Frames]:
     """(colours times alpha, 1 - alpha), both uint8 (T, height, width, 3)."""
-    parts = frames.astype(np.float32) / 255
-    alpha = parts[..., 3:] if frames.shape[-1] == 4 else np.ones_like(parts[..., :1])
-    both = [parts[..., :3] * alpha, np.repeat(1 - alpha, 3, axis=-1)]
     factor = height / frames.shape[1]
     factor = float(max(1, int(factor))) if factor >= 1 else factor
     size = (max(2, round(frames.shape[2] * factor)), max(2, round(frames.shape[1] * factor)))
     how = cv2.INTER_NEAREST if factor > 1 else cv2.INTER_AREA
-    scaled = [np.stack([cv2.resize(frame, size, interpolation=how) for frame in part]) for part in both]
-    return tuple(np.rint(part * 255).clip(0, 255).astype(np.uint8) for part in scaled)
-
-
-def _encode(frames: Frames, fps: float) -> bytes:
-    buffer = io.BytesIO()
-    options = {"crf": "18", "b:v": "0", "deadline": "good", "cpu-used": "4", "row-mt": "0"}
-    with av.open(buffer, "w", format="webm") as container:
-        stream = container.add_stream("libvpx-vp9", rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        context = stream.codec_context
-        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        context.color_primaries = context.color_trc = 1  # BT.709, which every browser knows
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            # One thread: converting with several has been seen to damage rows on a busy machine.
-            picture = picture.reformat(
-                format="yuv420p", src_color_range=ColorRange.JPEG, dst_color_range=ColorRange.MPEG,
-                dst_colorspace=Colorspace.ITU709, threads=1,
-            )  # fmt: skip
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
-    return buffer.getvalue()
+    rows: tuple[Frames, Frames] = tuple(np.empty((len(frames), size[1], size[0], 3), np.uint8) for _ in range(2))
+    for t, frame in enumerate(frames):
+        parts = frame.astype(np.float32) / 255
+        alpha = parts[..., 3:] if frame.shape[-1] == 4 else np.ones_like(parts[..., :1])
+        for row, picture in zip(rows, (parts[..., :3] * alpha, np.repeat(1 - alpha, 3, axis=-1)), strict=True):
+            row[t] = np.rint(cv2.resize(picture, size, interpolation=how) * 255).clip(0, 255)
+    return rows

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from wan_alpha.pipeline.pictures import UNREADABLE
@@ -77,17 +76,16 @@ def _background(background: str, count: int, height: int, width: int, fps: float
         except UNREADABLE as error:
             raise BackgroundError(f"background {background}: cannot be read as a picture ({error})") from error
     try:
-        frames = list(itertools.islice(_moments(background, fps), count))
+        plates = [_cover(frame, height, width) for frame in itertools.islice(_moments(background, fps), count)]
     except (OSError, ValueError, IndexError) as error:
         raise BackgroundError(f"background {background}: cannot be decoded ({error})") from error
-    if not frames:
+    if not plates:
         raise BackgroundError(f"background {background}: holds no frame")
-    plates = [_cover(Image.fromarray(frame), height, width) for frame in frames]
     return np.stack([plates[i % len(plates)] for i in range(count)])
 
 
-def _moments(path: str, fps: float) -> Iterator[NDArray[np.uint8]]:
-    """What a video shows at 0, 1/fps, 2/fps, ... seconds until it ends: (h, w, 3)."""
+def _moments(path: str, fps: float) -> Iterator[Image.Image]:
+    """What a video shows at 0, 1/fps, 2/fps, ... seconds until it ends."""
     with av.open(path) as container:
         stream = container.streams.video[0]
         beat = 1 / float(stream.average_rate or fps)
@@ -108,8 +106,8 @@ def _moments(path: str, fps: float) -> Iterator[NDArray[np.uint8]]:
             taken += 1
 
 
-def _rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+def _rgb(frame: av.VideoFrame) -> Image.Image:
+    return Image.fromarray(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8))
 
 
 def _cover(picture: Image.Image, height: int, width: int) -> Pixels:

@@ -5,18 +5,17 @@ Colour is converted to BT.709, limited range, and the files say so; alpha keeps 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from wan_alpha.data.encode import as_bt709, tag_bt709
 from wan_alpha.pipeline.pixels import Pixels, even_sides, to_8_bit, to_16_bit
 
 
@@ -51,34 +50,34 @@ H264 = Kind("mp4", "libx264", "yuv420p", {"crf": "16", "preset": "medium"},
 
 def write_prores(pixels: Pixels, fps: float, file: Path, metadata: Mapping[str, str]) -> None:
     """ProRes 4444 in QuickTime: 10 bit colour without subsampling, 16 bit alpha, straight."""
-    _write(PRORES, to_16_bit(pixels), "rgba64le", fps, file, metadata)
+    _write(PRORES, pixels, to_16_bit, "rgba64le", fps, file, metadata)
 
 
 def write_vp9(pixels: Pixels, fps: float, file: Path, metadata: Mapping[str, str]) -> None:
     """VP9 in WebM: 8 bit 4:2:0 and an alpha track, straight: what browsers play."""
-    _write(VP9, to_8_bit(pixels), "rgba", fps, file, metadata)
+    _write(VP9, pixels, to_8_bit, "rgba", fps, file, metadata)
 
 
 def write_ffv1(pixels: Pixels, fps: float, file: Path, metadata: Mapping[str, str]) -> None:
     """FFV1 in Matroska: 8 bit RGBA, straight, lossless: for archives and for training."""
-    bgra = np.ascontiguousarray(to_8_bit(pixels)[..., [2, 1, 0, 3]])
-    _write(FFV1, bgra, "bgra", fps, file, metadata)
+    _write(FFV1, pixels[..., [2, 1, 0, 3]], to_8_bit, "bgra", fps, file, metadata)
 
 
 def write_h264(pixels: Pixels, fps: float, file: Path, metadata: Mapping[str, str]) -> None:
     """H.264 in MP4 of (T, H, W, 3): no alpha; odd sides get one more row or column."""
-    _write(H264, to_8_bit(even_sides(pixels)), "rgb24", fps, file, metadata)
+    _write(H264, even_sides(pixels), to_8_bit, "rgb24", fps, file, metadata)
 
 
 def _write(
-    kind: Kind, frames: NDArray[Any], pixel_format: str, fps: float, file: Path, metadata: Mapping[str, str]
-) -> None:
-    """Frames (T, H, W, C) of one pixel format into a file of one kind."""
+    kind: Kind, pixels: Pixels, quantise: Callable[[Pixels], NDArray[Any]], pixel_format: str, fps: float, file: Path,
+    metadata: Mapping[str, str],
+) -> None:  # fmt: skip
+    """Pixels (T, H, W, C), quantised frame by frame to one pixel format, into a file of one kind."""
     with av.open(str(file), "w", format=kind.container, options=dict(kind.tags)) as container:
         container.metadata.update(metadata)
-        stream = _stream(container, kind, frames.shape[1:3], fps)
-        for frame in frames:
-            container.mux(stream.encode(_converted(frame, pixel_format, kind.pixel_format)))
+        stream = _stream(container, kind, pixels.shape[1:3], fps)
+        for frame in pixels:
+            container.mux(stream.encode(_converted(quantise(frame), pixel_format, kind.pixel_format)))
         container.mux(stream.encode(None))
 
 
@@ -90,8 +89,7 @@ def _stream(container: Any, kind: Kind, size: tuple[int, ...], fps: float) -> Vi
     context = stream.codec_context
     context.thread_count = 1 if kind is FFV1 else 0
     if kind.pixel_format.startswith("yuv"):
-        context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        tag_bt709(context)
     if kind is VP9:
         stream.metadata["alpha_mode"] = "1"
     return stream
@@ -100,18 +98,7 @@ def _stream(container: Any, kind: Kind, size: tuple[int, ...], fps: float) -> Vi
 def _converted(frame: NDArray[Any], source: str, target: str) -> av.VideoFrame:
     """A frame as the codec wants it: YUV is BT.709, limited range."""
     picture = av.VideoFrame.from_ndarray(frame, format=source)
-    if source == target:
-        return picture
-    # One thread: swscale's slice threads race now and then and damage rows, alpha above all.
-    converted = picture.reformat(
-        format=target,
-        src_color_range=ColorRange.JPEG,
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
-        threads=1,
-    )
-    converted.color_primaries, converted.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-    return converted
+    return picture if source == target else as_bt709(picture, target)
 
 
 def durations(count: int, fps: float) -> Iterator[int]:

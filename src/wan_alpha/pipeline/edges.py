@@ -41,7 +41,14 @@ def bleed_colour(rgb: Tensor, alpha: Tensor, pixels: int = 8) -> Tensor:
         raise ValueError(f"pixels={pixels}: at least 0")
     if pixels == 0:
         return rgb
-    frames, weight = (x.transpose(1, 2).flatten(0, 1) for x in (rgb, (alpha >= VISIBLE).to(rgb)))  # (B·T, C, H, W)
+    # Frame by frame: what this holds is ten times what it is given.
+    pairs = zip(rgb.split(1, dim=2), alpha.split(1, dim=2), strict=True)
+    return torch.cat([_bled(frame[:, :, 0], matte[:, :, 0], pixels)[:, :, None] for frame, matte in pairs], dim=2)
+
+
+def _bled(frames: Tensor, alpha: Tensor, pixels: int) -> Tensor:
+    """`bleed_colour` of (N, 3, H, W) and (N, 1, H, W)."""
+    weight = (alpha >= VISIBLE).to(frames)
     known, colour = weight, frames * weight
     for _ in range(pixels):
         # Mean of the known among the nine neighbours, for pixels that are not known yet.
@@ -53,8 +60,7 @@ def bleed_colour(rgb: Tensor, alpha: Tensor, pixels: int = 8) -> Tensor:
     mean = (frames * weight).sum(dim=(2, 3), keepdim=True) / visible.clamp_min(1)
     far = torch.where(visible > 0, mean, frames)
     filled = torch.where(known > 0, colour, far)
-    filled = torch.where(weight > 0, frames, filled)
-    return filled.unflatten(0, (rgb.shape[0], rgb.shape[2])).transpose(1, 2)
+    return torch.where(weight > 0, frames, filled)
 
 
 def _box(x: Tensor) -> Tensor:

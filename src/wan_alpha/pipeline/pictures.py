@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ def write_png_frames(pixels: Pixels, fps: float, folder: Path, metadata: Mapping
 
 def write_exr_frames(pixels: Pixels, fps: float, folder: Path, metadata: Mapping[str, str]) -> None:
     """A folder of OpenEXR: half floats, premultiplied, linear light, as compositors expect them."""
-    for number, frame in enumerate(premultiplied(linear_light(pixels))):
+    for number, straight in enumerate(pixels):
+        frame = premultiplied(linear_light(straight))
         planes = np.ascontiguousarray(frame.transpose(2, 0, 1)[[1, 2, 0, 3]])  # FFmpeg's order: G, B, R, A
         picture = av.VideoFrame(frame.shape[1], frame.shape[0], "gbrapf32le")
         for plane, values in zip(picture.planes, planes, strict=True):
@@ -62,8 +63,8 @@ def write_exr_frames(pixels: Pixels, fps: float, folder: Path, metadata: Mapping
     _describe(folder, len(pixels), fps, metadata, "premultiplied", "linear, BT.709 primaries")
 
 
-def _images(pixels: Pixels) -> list[Image.Image]:
-    return [Image.fromarray(frame) for frame in to_8_bit(pixels)]
+def _images(pixels: Pixels) -> Iterator[Image.Image]:
+    return (Image.fromarray(to_8_bit(frame)) for frame in pixels)
 
 
 def _text_chunks(metadata: Mapping[str, str]) -> PngImagePlugin.PngInfo:

@@ -99,6 +99,8 @@ class AlphaWanPipeline(WanPipeline):
         if distill is not None:
             files = replace(files, distill=Path(distill))
         _check_readable(files)
+        if files.vae is None:
+            log.warning("no adapters of the VAE: what comes out as alpha is the brightness of the picture")
         where = locate_pipeline(base)
         components = {"image_encoder": None, "image_processor": None} | components
         tiny = None if preview is None else load_preview(preview)
@@ -210,9 +212,12 @@ class AlphaWanPipeline(WanPipeline):
             output_type=`latent`, latents (B, z, T', h, w).  With return_dict=False, a tuple that holds that alone.
 
         Raises:
-            ValueError: seeds, prompts and negative prompts differ in number, or a seed and a generator are given.
+            ValueError: seeds, prompts and negative prompts differ in number, a seed and a generator are given, or there
+                is no such output_type.
             SizeError, ImageError: this base cannot make such videos.
         """
+        if output_type not in ("video", "latent"):
+            raise ValueError(f"output_type={output_type!r}: there are video and latent")
         in_tuple = not options.pop("return_dict", True)
         num_frames = self.round_frames(num_frames)
         self.form.check_size(height, width)

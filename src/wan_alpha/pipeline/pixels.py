@@ -11,9 +11,11 @@ Pixels = NDArray[np.float32]
 
 def straight(rgb: Tensor, alpha: Tensor) -> Pixels:
     """rgb (1, 3, T, H, W) in [-1, 1] and alpha (1, 1, T, H, W) in [0, 1] -> straight (T, H, W, 4) in [0, 1]."""
-    colour = (rgb[0].permute(1, 2, 3, 0).float().cpu().numpy() + 1) / 2
-    opacity = alpha[0].permute(1, 2, 3, 0).float().cpu().numpy()
-    return np.clip(np.concatenate([colour, opacity], axis=-1), 0, 1)
+    pixels = np.empty((*rgb.shape[2:], 4), np.float32)
+    pixels[..., :3] = rgb[0].permute(1, 2, 3, 0).float().cpu().numpy()
+    pixels[..., 3:] = alpha[0].permute(1, 2, 3, 0).float().cpu().numpy()
+    pixels[..., :3] = (pixels[..., :3] + 1) / 2
+    return pixels.clip(0, 1, out=pixels)
 
 
 def premultiplied(pixels: Pixels) -> Pixels:
@@ -44,4 +46,6 @@ def even_sides(pixels: Pixels) -> Pixels:
     4:2:0 has one colour for 2 x 2 pixels; H.264 takes no odd sides.
     """
     height, width = pixels.shape[1:3]
+    if height % 2 == width % 2 == 0:
+        return pixels
     return np.pad(pixels, [(0, 0), (0, height % 2), (0, width % 2), (0, 0)], mode="edge")

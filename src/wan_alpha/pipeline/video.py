@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from wan_alpha.pipeline.composite import composite
@@ -69,8 +70,18 @@ class Video:
         return replace(self, rgb=bleed_colour(self.rgb, alpha, bleed), alpha=alpha)
 
     def pixels(self) -> Pixels:
-        """(T, H, W, 4) in [0, 1], straight."""
-        return straight(self.rgb, self.alpha)
+        """(T, H, W, 4) in [0, 1], straight.
+
+        Raises:
+            OutputError: there are numbers that are none in it.
+        """
+        pixels = straight(self.rgb, self.alpha)
+        if np.isnan(pixels.sum()):
+            raise OutputError(
+                "the video holds NaN: the model left the range of its numbers; take dtype=bfloat16 or float32, or "
+                "other adapters"
+            )
+        return pixels
 
     def save(
         self,
