@@ -18,6 +18,7 @@ from wan_alpha.evaluating.config import EvaluateConfig
 from wan_alpha.evaluating.run import evaluate
 from wan_alpha.evaluation.networks import CLIP_MEAN, CLIP_STD, ClipScore, VideoFeatures
 from wan_alpha.evaluation.prompts import Prompt
+from wan_alpha.evaluation.vbench import VBenchError
 from wan_alpha.evaluation.videos import VideoError, common_shape, open_system, read
 
 PROMPTS = [
@@ -96,7 +97,7 @@ def test_the_same_content_in_every_form_has_the_same_figures(tmp_path: Path) -> 
         system = open_system(form, folder, asked)
         assert list(system.videos) == ["001"], form
         assert system.videos["001"].has_alpha, form
-        assert np.abs(read(system.videos["001"]).astype(int) - video)[..., 3].max() <= 8, form
+        assert np.abs(read(system.videos["001"])[0].astype(int) - video)[..., 3].max() <= 8, form
 
 
 def test_composites_have_no_figures_of_alpha(tmp_path: Path, prompts: Path) -> None:
@@ -140,10 +141,10 @@ def test_videos_that_differ_are_refused_or_resampled_on_request(tmp_path: Path, 
     asked = [Prompt("001", "-")]
     systems = [open_system("a", a, asked), open_system("b", b, asked)]
     shape = common_shape(systems, ["001"], "resample", [32, 48], 6, 3)
-    long = read(systems[1].videos["001"], shape)
+    long, _ = read(systems[1].videos["001"], shape)
     assert long.shape == (3, 32, 48, 4)
     # at 6 of 24 fps, every fourth frame
-    whole = read(systems[1].videos["001"])
+    whole, _ = read(systems[1].videos["001"])
     assert np.abs(long[1].astype(int).mean((0, 1)) - whole[4, 16:80].mean((0, 1)))[3] < 2
 
 
@@ -160,6 +161,30 @@ def test_missing_clips_are_listed_and_only_common_ones_count(tmp_path: Path, pro
     assert "b: videos that answer no prompt: other" in summary["failures"]
     assert any(f.endswith("001_seed2.mkv: a second video for prompt 001; the first one is measured")
                for f in summary["failures"])  # fmt: skip
+
+
+def test_equal_prompts_are_told_apart_by_their_ids(tmp_path: Path) -> None:
+    """`generate.py` leaves the text of the prompt beside each video."""
+    a = write_system(tmp_path / "a", frames(), frames(1))
+    for name in ("001", "002"):
+        (a / f"{name}.json").write_text('{"prompt": "a disc"}')
+    system = open_system("a", a, [Prompt("001", "a disc"), Prompt("002", "a disc")])
+    assert {name: video.path.stem for name, video in system.videos.items()} == {"001": "001", "002": "002"}
+
+
+def test_what_is_asked_for_later_is_made_without_measuring_again(tmp_path: Path, prompts: Path) -> None:
+    a, out, folder = write_system(tmp_path / "a", frames(), frames(1)), tmp_path / "out", tmp_path / "vbench"
+    first = run(prompts, out, f"videos.a={a}")
+    lines = (out / "scores.jsonl").read_text()
+    for more in (["report.players=true", "report.height=48"], ["report.players=true", "report.height=96"]):
+        assert run(prompts, out, f"videos.a={a}", *more)["systems"] == first["systems"]
+    assert json.loads((out / "players" / "002.json").read_text())["height"] == 96
+    run(prompts, out, f"videos.a={a}", f"vbench={folder}")
+    assert sorted(f.name for f in (folder / "a" / "videos").iterdir()) == ["001.mp4", "002.mp4"]
+    assert (out / "scores.jsonl").read_text() == lines
+    b = write_system(tmp_path / "b", frames(1), frames())
+    with pytest.raises(VBenchError, match="holds other videos, and their results"):
+        run(prompts, tmp_path / "other", f"videos.a={b}", f"vbench={folder}")
 
 
 def test_empty_folders_and_folders_that_answer_nothing_are_refused(tmp_path: Path, prompts: Path) -> None:
@@ -192,8 +217,14 @@ def test_premultiplied_colour_is_named_and_can_be_mended(tmp_path: Path, prompts
     summary = run(prompts, tmp_path / "out", *both)
     assert any(f.startswith("dark: colours look premultiplied") for f in summary["failures"])
     assert not any(f.startswith("straight") for f in summary["failures"])
-    mended = run(prompts, tmp_path / "out2", *both, "align.premultiplied=convert")
+    fvd = [f"networks.fvd={means(tmp_path)}", f"networks.reference={straight}"]
+    mended = run(prompts, tmp_path / "out2", *both, "align.premultiplied=convert", "report.ab=true", *fvd)
     assert "dark: colours looked premultiplied and were divided by alpha: 001, 002" in mended["failures"]
+    assert mended["systems"]["dark"]["fvd"]["mean"] < 0.1  # every figure sees the divided colours ...
+    assert run(prompts, tmp_path / "out3", *both, *fvd)["systems"]["dark"]["fvd"]["mean"] > 10
+    key = json.loads((tmp_path / "out2" / "ab_key.json").read_text())
+    run(prompts, tmp_path / "out4", *both, "report.ab=true")
+    assert json.loads((tmp_path / "out4" / "ab_key.json").read_text())["study"] != key["study"]  # ... and the A/B page
 
 
 def test_a_figure_that_is_not_a_number_is_shown_and_has_no_mean(tmp_path: Path, prompts: Path) -> None:
@@ -202,6 +233,7 @@ def test_a_figure_that_is_not_a_number_is_shown_and_has_no_mean(tmp_path: Path, 
     summary = run(prompts, tmp_path / "out", f"videos.a={a}")
     assert summary["systems"]["a"]["edge_width"] == {"mean": None, "low": None, "high": None, "count": 2, "failed": 1}
     assert summary["systems"]["a"]["alpha_floor"]["mean"] == 0
+    assert any(f.startswith("a: nothing is visible") and f.endswith(": 002") for f in summary["failures"])
     assert any("alpha edge width, px is not a number on 1 of 2 clips (002)" in f for f in summary["failures"])
     assert "NaN (1/2)" in (tmp_path / "out" / "table.md").read_text()
 
@@ -216,12 +248,19 @@ def test_a_video_that_breaks_while_it_is_read_is_left_out_by_name(tmp_path: Path
     assert any("002/3.png: cannot be read as a picture" in f for f in summary["failures"])
 
 
-def test_fvd_and_clip_score_with_networks_given_by_path(tmp_path: Path, prompts: Path) -> None:
+def means(folder: Path) -> Path:
+    """A network for FVD: the mean colour."""
+
     class Means(torch.nn.Module):
         def forward(self, video: torch.Tensor) -> torch.Tensor:
             return video.to(torch.float32).mean((2, 3, 4))
 
-    torch.jit.script(Means()).save(str(tmp_path / "video.pt"))
+    torch.jit.script(Means()).save(str(folder / "video.pt"))
+    return folder / "video.pt"
+
+
+def test_fvd_and_clip_score_with_networks_given_by_path(tmp_path: Path, prompts: Path) -> None:
+    means(tmp_path)
     good = write_system(tmp_path / "good", frames(), frames(1))
     dim = write_system(tmp_path / "dim", frames() // 4, frames(1) // 4)
     reference = tmp_path / "reference"
@@ -260,11 +299,7 @@ def test_the_clip_score_grows_as_a_picture_comes_closer_to_the_text(tmp_path: Pa
 
 
 def test_fvd_goes_on_where_it_was(tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Means(torch.nn.Module):
-        def forward(self, video: torch.Tensor) -> torch.Tensor:
-            return video.to(torch.float32).mean((2, 3, 4))
-
-    torch.jit.script(Means()).save(str(tmp_path / "video.pt"))
+    means(tmp_path)
     a, reference = (write_system(tmp_path / name, frames(), frames(1)) for name in ("a", "reference"))
     command = [f"videos.a={a}", f"networks.fvd={tmp_path / 'video.pt'}", f"networks.reference={reference}"]
     seen: list[int] = []

@@ -154,6 +154,13 @@ def test_votes_are_blind_exported_and_counted(evaluation: Path, browser, tmp_pat
     key = json.loads((evaluation / "ab_key.json").read_text())
     page = opened(browser, evaluation / "ab.html")
     page.fill("#rater", "Zoë")
+    page.click("h1")
+    page.keyboard.press("Control+1")  # the browser's own
+    page.keyboard.press("Alt+ArrowLeft")
+    page.focus("button[data-colour=black]")
+    page.keyboard.press("Space")  # presses the button
+    assert "0 answered" in page.inner_text("#count")
+    assert page.evaluate("stage.colour") == "black"
     order = page.evaluate("data.pairs.map(pair => pair.id)")
     assert set(order) == set(key["pairs"])
     for number, pair in enumerate(order):  # always for the solid one, once by the keyboard
@@ -162,7 +169,10 @@ def test_votes_are_blind_exported_and_counted(evaluation: Path, browser, tmp_pat
             page.click(f"button[data-choice={side}]")
         else:
             page.click("h1")
-            page.keyboard.press({"left": "1", "right": "2"}[side])
+            page.keyboard.down({"left": "1", "right": "2"}[side])
+            page.keyboard.down({"left": "1", "right": "2"}[side])  # held: one vote
+            page.keyboard.up({"left": "1", "right": "2"}[side])
+            assert "1 answered" in page.inner_text("#count")
     assert "2 answered" in page.inner_text("#count")
     with page.expect_download() as download:
         page.click("#export")
@@ -198,7 +208,11 @@ def test_preferences_by_hand(tmp_path: Path) -> None:
         ({"study": "other", "votes": []}, "votes of study other"),
         ({"study": "s", "votes": [{"pair": "?", "choice": "left"}]}, "not a vote of this study"),
         ({"study": "s", "votes": []}, "no votes in"),
+        ({"study": "s"}, "not a vote of this study: None"),
+        ({"study": "s", "votes": ["left"]}, "not a vote of this study: left"),
     ):
         (tmp_path / "b.json").write_text(json.dumps(broken))
         with pytest.raises(PreferenceError, match=message):
             count_votes(tmp_path / "key.json", [tmp_path / "b.json"])
+    with pytest.raises(PreferenceError, match="no key of a study"):
+        count_votes(tmp_path / "b.json", [tmp_path / "v.json"])

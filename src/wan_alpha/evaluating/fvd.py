@@ -36,29 +36,34 @@ def add_fvd(
     files = sorted(p for p in place.iterdir() if not p.name.startswith("."))
     asked = [Prompt(f.stem if f.is_file() else f.name, "-") for f in files]
     reference = open_system("reference", place, asked)
-    truth = _moments(network, reference, list(reference.videos), shape, kept / "reference")
+    convert = config.align.premultiplied == "convert"
+    truth = _moments(network, reference, list(reference.videos), shape, convert, kept / "reference")
     for s in systems:
-        moments = _moments(network, s, prompts, shape, kept / "systems" / s.name)
+        moments = _moments(network, s, prompts, shape, convert, kept / "systems" / s.name)
         distance = frechet_distance(moments, truth)
         nan = float("nan")
         summary.systems[s.name]["fvd"] = Estimate(distance, nan, nan, moments.count, int(distance != distance))
     summary.facts["fvd"] = {"network": described, "reference clips": truth.count}
 
 
-def _moments(network: VideoFeatures, system: System, names: Sequence[str], shape: Shape | None, kept: Path) -> Moments:
+def _moments(
+    network: VideoFeatures, system: System, names: Sequence[str], shape: Shape | None, convert: bool, kept: Path
+) -> Moments:
     moments = Moments()
     for name in names:
-        moments.add(_features(network, system, name, shape, kept))
+        moments.add(_features(network, system, name, shape, convert, kept))
     return moments
 
 
-def _features(network: VideoFeatures, system: System, name: str, shape: Shape | None, kept: Path) -> Tensor:
+def _features(
+    network: VideoFeatures, system: System, name: str, shape: Shape | None, convert: bool, kept: Path
+) -> Tensor:
     """(1, D) of one video, from its file if there is one."""
     video = system.videos[name]
     file = kept / f"{name}-{video_bytes(video.media)}.safetensors"
     if file.exists():
         return load_file(file)["features"]
-    features = network(read(video, shape))
+    features = network(read(video, shape, convert)[0])
     write_bytes(file, save({"features": features.cpu().contiguous()}))
     return features
 

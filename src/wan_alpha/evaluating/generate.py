@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +12,28 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wan_alpha.data.errors import MediaError
-from wan_alpha.data.premultiplied import looks_premultiplied, straighten
 from wan_alpha.data.resize import Frames
 from wan_alpha.evaluating.config import EvaluateConfig
 from wan_alpha.evaluating.fvd import add_fvd, video_bytes
 from wan_alpha.evaluating.generators import how_made, make_videos, trained_pieces
 from wan_alpha.evaluating.publish import publish
-from wan_alpha.evaluating.record import begin, write_bytes, write_results, write_text
+from wan_alpha.evaluating.record import begin, has_player, write_player, write_results
 from wan_alpha.evaluating.study import write_study
 from wan_alpha.evaluation.formats import terminal_table
 from wan_alpha.evaluation.generation import measure
 from wan_alpha.evaluation.judge import Judge
 from wan_alpha.evaluation.networks import ClipScore
-from wan_alpha.evaluation.players import make_player
 from wan_alpha.evaluation.prompts import Prompt, load_prompts
 from wan_alpha.evaluation.scores import Score, Scores
 from wan_alpha.evaluation.summary import Summary, summarise
-from wan_alpha.evaluation.vbench import read_results, write_prompts, write_video
+from wan_alpha.evaluation.vbench import claim, film, read_results, write_prompts, write_video
 from wan_alpha.evaluation.videos import Shape, System, VideoError, common_shape, open_system, read
 from wan_alpha.lineage import Piece
+from wan_alpha.models.device import choose_device
 
 
 def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
     """Measure every prompt that all systems answer and that has no scores yet, then write tables and the report."""
-    from wan_alpha.evaluating.run import choose_device
-
     if not (config.videos or config.generators):
         raise VideoError("nothing to measure: give videos.NAME=DIR for each system, or generators.NAME=ADAPTERS")
     if config.prompts is None:
@@ -53,7 +49,10 @@ def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
         raise VideoError(f"no prompt is answered by every system ({have})")
     align = config.align
     shape = common_shape(systems, [p.id for p in common], align.how, align.size, align.fps, align.num_frames)
-    begin(out, tree, {"videos": {s.name: fingerprint(s) for s in systems}, "prompts": [p.text for p in prompts]})
+    facts = {"videos": {s.name: fingerprint(s) for s in systems}, "prompts": [p.text for p in prompts]}
+    begin(out, tree, facts)
+    if config.vbench:
+        claim(Path(config.vbench), facts | {"shape": vars(shape) if shape else None, "align": vars(align)})
     scores = Scores(out)
     problems = measure_all(systems, common, shape, config, scores, out, device)
     if config.vbench:
@@ -71,7 +70,8 @@ def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
     publish(out, summary, scores, config, "Generated transparency, side by side", pieces(config))
     if config.report.ab and len(systems) > 1:
         counted = [p for p in common if p.id in set(summary.clips)]
-        write_study(out, systems, counted, shape, config.report.height, config.seed)
+        convert = config.align.premultiplied == "convert"
+        write_study(out, systems, counted, shape, convert, config.report.height, config.seed)
     Console().print(f"[green]done[/green]: {out}")
 
 
@@ -89,50 +89,65 @@ def measure_all(
     systems: Sequence[System], prompts: Sequence[Prompt], shape: Shape | None, config: EvaluateConfig, scores: Scores,
     out: Path, device: torch.device,
 ) -> list[str]:  # fmt: skip
-    """Every prompt without scores, one after the other; returns what could not be read."""
+    """Every prompt that lacks scores or something to look at, one after the other; returns what could not be read."""
     clip = ClipScore(config.networks.clip, device) if config.networks.clip else None
     named = config.judge
     judge = Judge(named.endpoint, named.model, named.key_variable, named.frames) if named.endpoint else None
-    todo = [p for p in prompts if any(scores.get(s.name, p.id) is None for s in systems)]
     problems: list[str] = []
     columns = (TextColumn("measuring"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
-        task = progress.add_task("prompts", total=len(prompts), completed=len(prompts) - len(todo))
-        for prompt in todo:
+        for prompt in progress.track(prompts):
+            parts = Missing.of(prompt, systems, config, scores, out)
+            if not any(vars(parts).values()):
+                continue
             try:
-                videos = {s.name: _frames(s, prompt, shape, config.align.premultiplied) for s in systems}
+                convert = config.align.premultiplied == "convert"
+                videos = {s.name: read(s.videos[prompt.id], shape, convert) for s in systems}
             except MediaError as error:
                 problems.append(f"{prompt.id}: left out: {error}")
                 continue
-            found = []
-            for name, (frames, converted) in videos.items():
-                figures, notes = measure(frames, prompt)
-                if clip is not None:
-                    figures["clip_score"] = clip(frames, prompt.text)
-                if judge is not None:
-                    figures |= judge(frames, prompt.text)
-                found.append(Score(name, prompt.id, prompt.category, figures, notes | converted))
             fps = shape.fps if shape else systems[0].videos[prompt.id].info.fps
-            if config.vbench:
+            if config.vbench and parts.film:
                 for name, (frames, _) in videos.items():
                     write_video(Path(config.vbench), name, prompt.id, frames, fps)
-            if config.report.players:
-                player = make_player({name: frames for name, (frames, _) in videos.items()}, fps, config.report.height)
-                write_bytes(out / "players" / f"{prompt.id}.webm", player.webm)
-                layout = {"height": player.height, "cells": player.cells, "fps": fps}
-                write_text(out / "players" / f"{prompt.id}.json", json.dumps(layout))
-            scores.add(*found)
-            progress.advance(task)
+            if parts.player:
+                frames_of = {name: frames for name, (frames, _) in videos.items()}
+                write_player(out, prompt.id, frames_of, fps, config.report.height)
+            if parts.scores:
+                scores.add(*(score_of(name, prompt, *video, clip, judge) for name, video in videos.items()))
     return problems
 
 
-def _frames(system: System, prompt: Prompt, shape: Shape | None, premultiplied: str) -> tuple[Frames, dict[str, Any]]:
-    """The frames that are measured, and a note if they had to be divided by their alpha."""
-    video = system.videos[prompt.id]
-    frames = read(video, shape)
-    if premultiplied == "convert" and video.has_alpha and looks_premultiplied(frames):
-        return straighten(frames, str(video.path)), {"converted": True}
-    return frames, {}
+@dataclass(frozen=True)
+class Missing:
+    """What is still to be made of one prompt."""
+
+    scores: bool
+    player: bool
+    film: bool
+
+    @classmethod
+    def of(
+        cls, prompt: Prompt, systems: Sequence[System], config: EvaluateConfig, scores: Scores, out: Path
+    ) -> Missing:
+        folder = Path(config.vbench) if config.vbench else None
+        return cls(
+            any(scores.get(s.name, prompt.id) is None for s in systems),
+            config.report.players and not has_player(out, prompt.id, config.report.height),
+            folder is not None and not all(film(folder, s.name, prompt.id).exists() for s in systems),
+        )
+
+
+def score_of(
+    system: str, prompt: Prompt, frames: Frames, divided: bool, clip: ClipScore | None, judge: Judge | None
+) -> Score:
+    """Every figure of one video."""
+    figures, notes = measure(frames, prompt)
+    if clip is not None:
+        figures["clip_score"] = clip(frames, prompt.text)
+    if judge is not None:
+        figures |= judge(frames, prompt.text)
+    return Score(system, prompt.id, prompt.category, figures, notes | ({"converted": True} if divided else {}))
 
 
 def tell(
@@ -168,6 +183,7 @@ NOTES = {
     "premultiplied": "colours look premultiplied, so that edges are too dark (align.premultiplied=convert mends it)",
     "converted": "colours looked premultiplied and were divided by alpha",
     "opaque": "alpha is 1 everywhere",
+    "empty": "nothing is visible (alpha is at most 0.05 everywhere), so nothing flickers or leaks",
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,17 +19,17 @@ from wan_alpha.data.resize import Frames, one_thread, to_uint8
 from wan_alpha.data.source import ClipSource
 from wan_alpha.evaluating.config import EvaluateConfig
 from wan_alpha.evaluating.publish import publish
-from wan_alpha.evaluating.record import begin, write_bytes, write_results, write_text
+from wan_alpha.evaluating.record import begin, write_player, write_results
 from wan_alpha.evaluation.formats import terminal_table
 from wan_alpha.evaluation.frechet import picture_features
 from wan_alpha.evaluation.lpips import LPIPS
 from wan_alpha.evaluation.panels import panel, write_panels
-from wan_alpha.evaluation.players import make_player
 from wan_alpha.evaluation.reconstruction import TRUTH, Protocol, ReconstructionEvaluation
 from wan_alpha.evaluation.scores import Scores
 from wan_alpha.evaluation.statistics import Estimate
 from wan_alpha.evaluation.summary import summarise, worst_clips
 from wan_alpha.lineage import Piece
+from wan_alpha.models.device import choose_device
 from wan_alpha.training.data import low_high, open_source
 from wan_alpha.training.record_lineage import adapters_piece
 
@@ -44,8 +43,6 @@ class UnmeasurableError(ValueError):
 
 def reconstruct(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
     """Measure every clip that has no scores yet, then write tables, panels and the report."""
-    from wan_alpha.evaluating.run import choose_device
-
     device, console = choose_device(config.device), Console()
     source = open_source(config.data, config.split)
     codecs = load_codecs(config, device)
@@ -153,10 +150,7 @@ def draw(
             if config.report.players:
                 videos = {TRUTH: (batch["rgb"], batch["alpha"]), **outputs}
                 fps = dataset.source.clips[ids.index(clip)].fps
-                player = make_player({n: to_frames(*video) for n, video in videos.items()}, fps, config.report.height)
-                layout = {"height": player.height, "cells": player.cells, "fps": fps}
-                write_bytes(out / "players" / f"{clip}.webm", player.webm)
-                write_text(out / "players" / f"{clip}.json", json.dumps(layout))
+                write_player(out, clip, {n: to_frames(*v) for n, v in videos.items()}, fps, config.report.height)
             panels.append(
                 panel(batch["rgb"][0], batch["alpha"][0], rgb[0], alpha[0], batch["canvas"][0], f"{system}: {clip}")
             )

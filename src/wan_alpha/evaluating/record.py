@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wan_alpha.data.resize import Frames
 from wan_alpha.evaluation import formats
+from wan_alpha.evaluation.players import make_player
 from wan_alpha.evaluation.scores import Scores
 from wan_alpha.evaluation.summary import Summary
 from wan_alpha.training.identity import flatten
@@ -72,6 +75,19 @@ def markdown_page(summary: Summary) -> str:
     notes = [f"{s}: {len(clips)} clips left out, because another system lacks them: {', '.join(clips)}"
              for s, clips in summary.left_out.items()] + summary.failures  # fmt: skip
     return page + "".join(f"\n- {note}" for note in notes) + ("\n" if notes else "")
+
+
+def write_player(out: Path, clip: str, videos: Mapping[str, Frames], fps: float, height: int) -> None:
+    """The systems' videos of one clip, side by side for the report: see `make_player`."""
+    player = make_player(videos, fps, height)
+    write_bytes(out / "players" / f"{clip}.webm", player.webm)
+    write_text(out / "players" / f"{clip}.json", json.dumps(player.layout | {"asked": height}))
+
+
+def has_player(out: Path, clip: str, height: int) -> bool:
+    """Whether `write_player` has written this one, of this height."""
+    layout = out / "players" / f"{clip}.json"
+    return layout.exists() and json.loads(layout.read_text()).get("asked") == height
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,15 +18,17 @@ from wan_alpha.evaluation.videos import Shape, System, read
 
 
 def write_study(
-    out: Path, systems: Sequence[System], prompts: Sequence[Prompt], shape: Shape | None, height: int, seed: int
-) -> None:
+    out: Path, systems: Sequence[System], prompts: Sequence[Prompt], shape: Shape | None, convert: bool, height: int,
+    seed: int,
+) -> None:  # fmt: skip
     """Render every pair of systems on every prompt into ab.html; the key goes to ab_key.json."""
     pairs = draw_pairs([s.name for s in systems], [p.id for p in prompts], seed)
     texts, named = {p.id: p.text for p in prompts}, {s.name: s for s in systems}
     writer = StudyWriter(out / "ab.html", pairs, texts, height)
     for pair in pairs:
         left, right = named[pair.left].videos[pair.prompt], named[pair.right].videos[pair.prompt]
-        writer.add(pair, read(left, shape), read(right, shape), shape.fps if shape else left.info.fps)
+        both = [read(video, shape, convert)[0] for video in (left, right)]
+        writer.add(pair, *both, shape.fps if shape else left.info.fps)
     writer.finish()
 
 

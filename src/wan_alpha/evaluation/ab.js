@@ -52,7 +52,9 @@ document.getElementById("stage").append(stage.controls());
 document.getElementById("export").addEventListener("click", exportVotes);
 document.getElementById("back").addEventListener("click", () => { if (position > 0) { position -= 1; show(); } });
 document.addEventListener("keydown", event => {
-  if (["INPUT", "SELECT"].includes(event.target.tagName)) return;
+  // Held keys, a browser's own shortcuts and what is typed or pressed elsewhere are no votes.
+  if (event.repeat || event.altKey || event.ctrlKey || event.metaKey || ["INPUT", "SELECT"].includes(event.target.tagName)) return;
+  if (event.key === " " && event.target.tagName === "BUTTON") return;
   const choice = {1: "left", ArrowLeft: "left", 2: "right", ArrowRight: "right", 0: "tie", " ": "tie"}[event.key];
   if (choice) { event.preventDefault(); vote(choice); }
 });

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from wan_alpha.evaluation.figures import ARROWS, figure, show
@@ -38,10 +39,10 @@ def heading(name: str) -> str:
 
 def terminal_table(summary: Summary, title: str) -> Table:
     """Means, figures down and systems across: any number of figures fits; the intervals are in the files."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("", no_wrap=True)
     for system in summary.systems:
-        table.add_column(system, justify="right", no_wrap=True)
+        table.add_column(escape(system), justify="right", no_wrap=True)
     for name in summary.figures():
         winners = best(summary, name)
         cells = []
@@ -55,7 +56,7 @@ def terminal_table(summary: Summary, title: str) -> Table:
 def markdown(summary: Summary, rows: Mapping[str, Row] | None = None) -> str:
     """Figures down, systems across, in Markdown."""
     rows = rows if rows is not None else summary.systems
-    lines = [["", *rows], ["---", *("---:" for _ in rows)]]
+    lines = [["", *(name.replace("|", r"\|") for name in rows)], ["---", *("---:" for _ in rows)]]
     for name in summary.figures():
         winners = best(Summary(dict(rows)), name)
         cells = []
@@ -69,17 +70,17 @@ def markdown(summary: Summary, rows: Mapping[str, Row] | None = None) -> str:
 def latex(summary: Summary) -> str:
     """Systems down, figures across, for booktabs; intervals as half-widths would lie, so they are given whole."""
     names = summary.figures()
-    arrows = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "×": r"$\times$", "³": "$^3$", "²": "$^2$", "é": r"\'e"}
+    symbols = {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "×": r"$\times$", "³": "$^3$", "²": "$^2$", "é": r"\'e"}
     lines = [
         r"% needs \usepackage{booktabs}",
         rf"\begin{{tabular}}{{l{'r' * len(names)}}}",
         r"\toprule",
-        " & ".join(["", *(_tex(heading(name), arrows) for name in names)]) + r" \\",
+        " & ".join(["", *(_tex(heading(name), symbols) for name in names)]) + r" \\",
         r"\midrule",
     ]
     winners = {name: best(summary, name) for name in names}
     for system, row in summary.systems.items():
-        cells = [_tex(system, arrows)]
+        cells = [_tex(system, symbols)]
         for name in names:
             mean, interval = cell(name, row)
             text = rf"\textbf{{{mean}}}" if system in winners[name] else mean.replace(ABSENT, "--")
@@ -89,7 +90,8 @@ def latex(summary: Summary) -> str:
 
 
 def _tex(text: str, symbols: Mapping[str, str]) -> str:
-    escaped = "".join(f"\\{c}" if c in "&%$#_{}" else c for c in text)
+    spelled = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    escaped = "".join(f"\\{c}" if c in "&%$#_{}" else spelled.get(c, c) for c in text)
     for symbol, code in symbols.items():
         escaped = escaped.replace(symbol, code)
     return escaped

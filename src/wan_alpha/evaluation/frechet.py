@@ -51,13 +51,17 @@ class Moments:
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """|mean_a - mean_b|^2 + trace(C_a + C_b - 2 (C_a C_b)^(1/2)) (Heusel et al. 2017); NaN below two vectors a side.
+    """|mean_a - mean_b|^2 + trace(C_a + C_b - 2 (C_a C_b)^(1/2)) (Heusel et al. 2017).
+
+    NaN below two vectors a side, or with one that holds NaN.
 
     With fewer vectors than dimensions the covariances are singular: comparable between systems on the same clips only.
     """
     if min(a.count, b.count) < 2:
         return float("nan")
     first, second = a.covariance(), b.covariance()
+    if not (first.isfinite().all() and second.isfinite().all()):  # a codec that gave NaN
+        return float("nan")
     root = torch.linalg.eigvals(first @ second).sqrt().real.sum()
     distance = (a.mean() - b.mean()).square().sum() + first.trace() + second.trace() - 2 * root
     return float(distance.clamp_min(0))

@@ -21,7 +21,8 @@ def measure(frames: Frames, prompt: Prompt) -> tuple[dict[str, float], dict[str,
         prompt: what was asked for.
 
     Returns:
-        Figures (`figures.METRICS`; NaN where there was nothing to look at), and notes: `premultiplied`, `opaque`.
+        Figures (`figures.METRICS`; NaN where there was nothing to look at), and notes: `premultiplied`, `opaque`,
+        `empty`.
     """
     colours = frames[..., :3].astype(np.float32) / 255
     if frames.shape[-1] == 3:
@@ -52,4 +53,6 @@ def measure(frames: Frames, prompt: Prompt) -> tuple[dict[str, float], dict[str,
         notes["premultiplied"] = True
     if frames[..., 3].min() == 255:
         notes["opaque"] = True
+    if not (alpha > transparency.VISIBLE).any():
+        notes["empty"] = True
     return figures, notes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,22 +67,25 @@ class StudyWriter:
 
     def __init__(self, path: Path, pairs: Sequence[Pair], texts: Mapping[str, str], height: int) -> None:
         self.path, self.pairs, self.texts, self.height = path, list(pairs), texts, height
-        self.study = hashlib.sha256("".join(p.id for p in pairs).encode()).hexdigest()[:12]
+        self.content = hashlib.sha256()  # what is voted on: other videos of the same systems are another study
         self.layouts: dict[str, Any] = {}
         self.videos: list[tuple[str, Path]] = []
 
     def add(self, pair: Pair, left: Frames, right: Frames, fps: float) -> None:
         """Render one pair; the video waits in a file beside the page."""
         player = make_player({"A": left, "B": right}, fps, self.height)
-        self.layouts[pair.id] = {"height": player.height, "cells": player.cells, "fps": fps}
+        self.layouts[pair.id] = player.layout
+        for part in (pair.id.encode(), np.ascontiguousarray(left), np.ascontiguousarray(right)):
+            self.content.update(part)
         file = self.path.with_name(f".ab-{pair.id}.webm.tmp")
         file.write_bytes(player.webm)
         self.videos.append((pair.id, file))
 
     def finish(self) -> None:
         """Write the page and the key."""
+        study = self.content.hexdigest()[:12]
         data = {
-            "study": self.study,
+            "study": study,
             "pairs": [{"id": p.id, "text": self.texts[p.prompt]} for p in self.pairs if p.id in self.layouts],
             "players": self.layouts,
         }
@@ -96,7 +100,7 @@ class StudyWriter:
                 out.write(video_element(f"video-{name}", file.read_bytes()))
                 file.unlink()
             out.write(after)
-        key = {"study": self.study, "pairs": {p.id: vars(p) for p in self.pairs}}
+        key = {"study": study, "pairs": {p.id: vars(p) for p in self.pairs}}
         self.path.with_name("ab_key.json").write_text(json.dumps(key, indent=2, ensure_ascii=False) + "\n")
         os.replace(partial, self.path)
 
@@ -135,14 +139,18 @@ def count_votes(key_file: Path, vote_files: Sequence[Path], seed: int = 0) -> li
         PreferenceError: a file is damaged, of another study, or holds a vote on an unknown pair.
     """
     key = _read(key_file)
-    pairs = {name: Pair(**pair) for name, pair in key["pairs"].items()}
+    try:
+        pairs = {name: Pair(**pair) for name, pair in key["pairs"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PreferenceError(f"{key_file}: no key of a study ({error!r}); give out=DIR of an evaluation") from error
     votes: dict[tuple[str, str], str] = {}
     for file in vote_files:
         content = _read(file)
         if content.get("study") != key["study"]:
             raise PreferenceError(f"{file}: votes of study {content.get('study')}, the key is of {key['study']}")
-        for vote in content["votes"]:
-            if vote.get("pair") not in pairs or vote.get("choice") not in CHOICES:
+        given = content.get("votes")
+        for vote in given if isinstance(given, list) else [given]:
+            if not isinstance(vote, dict) or vote.get("pair") not in pairs or vote.get("choice") not in CHOICES:
                 raise PreferenceError(f"{file}: not a vote of this study: {vote}")
             votes[str(content.get("rater") or file.name), vote["pair"]] = vote["choice"]
     if not votes:
@@ -176,9 +184,9 @@ def markdown(found: Sequence[Preference]) -> str:
     lines = ["| A | B | A wins | ties | B wins | share of A | 95 % interval | sign test p |",
              "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
     for f in found:
+        between = "–" if math.isnan(f.low) else f"{f.low:.3f}–{f.high:.3f}"
         lines.append(
-            f"| {f.a} | {f.b} | {f.wins} | {f.ties} | {f.losses} | {f.share:.3f} | {f.low:.3f}–{f.high:.3f} | "
-            f"{f.p_value:.3g} |"
+            f"| {f.a} | {f.b} | {f.wins} | {f.ties} | {f.losses} | {f.share:.3f} | {between} | {f.p_value:.3g} |"
         )
     return "\n".join(lines) + "\n"
 

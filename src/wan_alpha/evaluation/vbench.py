@@ -3,6 +3,7 @@
 DIR/SYSTEM/videos/ID.mp4      composites on mid-grey
 DIR/SYSTEM/prompts.json       {path of the video: prompt}, for --mode=custom_input
 DIR/README.txt                the command to run there
+DIR/made_of.json              which videos these are: others are refused
 DIR/SYSTEM/results/           where that command leaves *_eval_results.json
 """
 
@@ -31,10 +32,27 @@ class VBenchError(ValueError):
 
 def write_video(folder: Path, system: str, clip: str, frames: Frames, fps: float) -> None:
     """One video for VBench, uint8 (T, H, W, 3 or 4)."""
-    path = folder / system / "videos" / f"{clip}.mp4"
-    if not path.exists():
-        partial = write_mp4(np.rint(composite(frames) * 255).astype(np.uint8), path.with_suffix(".tmp.mp4"), fps)
-        partial.replace(path)
+    path = film(folder, system, clip)
+    partial = write_mp4(np.rint(composite(frames) * 255).astype(np.uint8), path.with_suffix(".tmp.mp4"), fps)
+    partial.replace(path)
+
+
+def film(folder: Path, system: str, clip: str) -> Path:
+    """Where `write_video` writes to."""
+    return folder / system / "videos" / f"{clip}.mp4"
+
+
+def claim(folder: Path, made_of: Mapping[str, Any]) -> None:
+    """Write down what the videos of a folder are made of, JSON-able.
+
+    Raises:
+        VBenchError: they, and so VBench's results, are those of something else.
+    """
+    record, text = folder / "made_of.json", json.dumps(made_of, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+    if record.exists() and record.read_text(encoding="utf-8") != text:
+        raise VBenchError(f"vbench={folder} holds other videos, and their results: give another folder, or remove it")
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_text(text, encoding="utf-8")
 
 
 def write_prompts(folder: Path, systems: list[str], texts: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ from wan_alpha.data.errors import AlphaError, DataError, MediaError
 from wan_alpha.data.folders import read_captions
 from wan_alpha.data.media import RGBA_PICTURES as PICTURES
 from wan_alpha.data.media import VIDEOS, MediaInfo, Pair, frame_files, probe, read_frames
+from wan_alpha.data.premultiplied import looks_premultiplied, straighten
 from wan_alpha.data.resize import Frames, resize_rgba, to_uint8
 from wan_alpha.evaluation.prompts import Prompt
 
@@ -151,7 +152,12 @@ def _entries(folder: Path) -> list[tuple[str, Path | Pair]]:
 def _prompt_of(key: str, texts: dict[str, str], prompts: Sequence[Prompt]) -> Prompt | None:
     text = texts.get(key.replace(".", "_"))
     if text is not None:
-        return next((p for p in prompts if p.text == text.strip() or p.id == text.strip()), None)
+        told = [p for p in prompts if text.strip() in (p.text, p.id)]
+        return _by_name(key, told) or next(iter(told), None)
+    return _by_name(key, prompts)
+
+
+def _by_name(key: str, prompts: Sequence[Prompt]) -> Prompt | None:
     exact = next((p for p in prompts if p.id == key), None)
     if exact is not None:
         return exact
@@ -166,18 +172,30 @@ def _open(media: Path | Pair) -> Video:
         return Video(media, probe(media, need_alpha=False), False)
 
 
-def read(video: Video, shape: Shape | None = None) -> Frames:
+def read(video: Video, shape: Shape | None = None, convert: bool = False) -> tuple[Frames, bool]:
     """A video's frames, uint8 (T, H, W, 4), or (T, H, W, 3) where it has no alpha; brought to `shape` if given.
 
     In time, the frame nearest to each moment of the new rate is taken; in space, the picture is reduced or enlarged to
     cover the new size (in premultiplied space) and cut in the middle.
+
+    Args:
+        video: of `open_system`.
+        shape: None leaves it as it is.
+        convert: divide colours that look premultiplied by their alpha.
+
+    Returns:
+        The frames, and whether they were divided.
     """
     if shape is None:
-        return read_frames(video.media, count=video.info.num_frames, alpha=video.has_alpha)
-    moments = np.rint(np.arange(shape.num_frames) * video.info.fps / shape.fps).astype(int)
-    moments = np.minimum(moments, video.info.num_frames - 1)
+        moments = np.arange(video.info.num_frames)
+    else:
+        moments = np.rint(np.arange(shape.num_frames) * video.info.fps / shape.fps).astype(int)
+        moments = np.minimum(moments, video.info.num_frames - 1)
     frames = read_frames(video.media, count=int(moments[-1]) + 1, alpha=video.has_alpha)[moments]
-    return cover(frames, (shape.height, shape.width))
+    divided = bool(convert and video.has_alpha and looks_premultiplied(frames))
+    if divided:
+        frames = straighten(frames, str(video.path))
+    return (frames if shape is None else cover(frames, (shape.height, shape.width))), divided
 
 
 def cover(frames: Frames, size: tuple[int, int]) -> Frames:
