@@ -22,8 +22,8 @@ $(STAMP): pyproject.toml constraints.txt
 train: $(STAMP)  ## train the RGBA VAE on the sample clips (about ten minutes on two cores)
 	$(BIN)/python train.py stage=vae
 
-test: $(STAMP) lint typecheck  ## lint, types and all tests
-	$(BIN)/python -m pytest
+test: $(STAMP) lint typecheck  ## lint, types and all tests, two at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(STAMP)  ## style, imports, and that the rooms know only those below them
 	$(BIN)/ruff check .
