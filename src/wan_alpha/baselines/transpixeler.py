@@ -192,7 +192,7 @@ class TransPixelerGenerator:
             SizeError: CogVideoX does not take clips of that size.
         """
         try:
-            pipe = TransPixelerPipeline.from_pretrained(base, torch_dtype=dtype)
+            pipe = TransPixelerPipeline.from_pretrained(base, dtype=dtype)
         except (OSError, ValueError) as error:
             raise BaseError(
                 f"no CogVideoX at {str(base)!r} ({str(error).splitlines()[0]}): `hf download THUDM/CogVideoX-5b "

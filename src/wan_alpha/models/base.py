@@ -69,7 +69,7 @@ def load_vae(base: str | Path, dtype: torch.dtype = torch.float32) -> Autoencode
     weights = "diffusion_pytorch_model.safetensors"
     subfolder = None if (Path(where) / weights).exists() else "vae"
     try:
-        vae = AutoencoderKLWan.from_pretrained(where, subfolder=subfolder, torch_dtype=dtype)
+        vae = AutoencoderKLWan.from_pretrained(where, subfolder=subfolder, dtype=dtype)
     except (OSError, ValueError, RuntimeError) as error:
         if not Path(where).exists():
             hint = "no such folder here; as a hub id it could not be reached"

@@ -42,7 +42,7 @@ def load_transformer(
     subfolder = None if (Path(where) / "diffusion_pytorch_model.safetensors").exists() else expert
     try:
         options = {} if quantise == "none" else {"quantization_config": _quantisation(quantise, dtype)}
-        transformer = WanTransformer3DModel.from_pretrained(where, subfolder=subfolder, torch_dtype=dtype, **options)
+        transformer = WanTransformer3DModel.from_pretrained(where, subfolder=subfolder, dtype=dtype, **options)
     except OSError as error:
         hint = "a complete base has one" if Path(where).exists() else "no such folder, and no hub was reached"
         what = "Wan transformer" if expert == "transformer" else f"{expert}, the expert for low noise,"
