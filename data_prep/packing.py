@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from data_prep.sources.frames import blocks
 from wan_alpha.data.encode import WRITERS
 from wan_alpha.data.errors import DataError, MediaError
-from wan_alpha.data.media import MediaInfo, Pair, probe
+from wan_alpha.data.media import MediaInfo, Pair, each_block, probe
 from wan_alpha.data.shards import sha256_of
 from wan_alpha.data.video import is_alpha_apart
 
@@ -106,7 +105,7 @@ def encode_clip(job: Job, stage: Path) -> tuple[str, int | str]:
         promised = MediaInfo(job.meta["num_frames"], info.fps, job.meta["height"], job.meta["width"])
         if info != promised:
             raise MediaError(f"{job.key}: the record says {promised}, the file {info}; run data_prep.ingest again")
-        WRITERS[job.encode](blocks(job.media, None, info, job.key), job.meta["fps"], file)
+        WRITERS[job.encode](each_block(job.media, None, info, job.key), job.meta["fps"], file)
     except DataError as error:
         return job.key, str(error)
     return job.key, file.stat().st_size

@@ -18,7 +18,7 @@ from typing import Any
 import av
 
 from data_prep.packing import Entry, Indexed, Job
-from wan_alpha.data.media import Pair
+from wan_alpha.data.media import media_files
 
 PREFIX = ".shard-"
 JOURNAL = "journal.jsonl"
@@ -28,9 +28,7 @@ def fingerprint(jobs: Iterable[Job], *options: object) -> str:
     """A hash of the clips, the state of their files, the options and the encoders."""
     digest = hashlib.sha256(json.dumps([options, av.library_versions], sort_keys=True).encode())
     for job in jobs:
-        parts = job.media if isinstance(job.media, Pair) else (job.media,)
-        files = [file for part in parts for file in (sorted(part.iterdir()) if part.is_dir() else [part])]
-        states = [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+        states = [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in media_files(job.media)]
         line = json.dumps([job.key, job.split, job.encode, job.meta, states], sort_keys=True)
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()[:16]

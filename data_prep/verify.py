@@ -27,9 +27,8 @@ from rich.table import Table
 from data_prep.cli import fail, parse, told
 from data_prep.engine import Engine, open_engine
 from data_prep.shard import INDEX
-from data_prep.sources.frames import blocks
 from wan_alpha.data.errors import DataError
-from wan_alpha.data.media import MEDIA_EXTENSIONS, MediaInfo, probe
+from wan_alpha.data.media import MEDIA_EXTENSIONS, MediaInfo, each_block, probe
 from wan_alpha.data.shards import MANIFEST, SCHEMA_VERSION, sha256_of
 from wan_alpha.data.source import SPLITS
 from wan_alpha.schema import Natural
@@ -204,7 +203,7 @@ def _decode(data: bytes, ext: str, promised: MediaInfo) -> tuple[list[str], int]
     if (info.num_frames, info.height, info.width) != (promised.num_frames, promised.height, promised.width):
         return [f"its .json says {promised}, its media {info}"], info.num_frames
     frames, low, high = 0, 255, 0
-    for block in blocks(data, ext, info, "its media"):
+    for block in each_block(data, ext, info, "its media"):
         frames += len(block)
         low, high = min(low, int(block[..., 3].min())), max(high, int(block[..., 3].max()))
     return [f"alpha is {low} of 255 in every pixel"] if low == high else [], frames

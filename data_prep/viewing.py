@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from wan_alpha.data.folders import FolderSource
-from wan_alpha.data.media import Pair
+from wan_alpha.data.media import Pair, media_files
 from wan_alpha.data.resize import resize_rgba
 from wan_alpha.rendering import COLOUR_NAMES, COLOURS, checkerboard
 
@@ -51,12 +51,11 @@ def moments(num_frames: int, count: int) -> list[int]:
 
 
 def content_hash(media: Path | Pair) -> str:
-    """sha256 of the contents of a clip's files, in the order of their names."""
+    """sha256 of the contents of a clip's files, in the order of its frames."""
     digest = hashlib.sha256()
-    for part in media if isinstance(media, Pair) else (media,):
-        for file in sorted(part.iterdir()) if part.is_dir() else [part]:
-            with file.open("rb") as handle:
-                digest.update(hashlib.file_digest(handle, "sha256").digest())
+    for file in media_files(media):
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -26,7 +26,7 @@ from data_prep.engine import Engine
 from data_prep.measures.clip import VERSION, fitted, measure_clip, sample_frames
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.folders import FolderSource
-from wan_alpha.data.media import Pair, read_frames
+from wan_alpha.data.media import Pair, media_files, read_frames
 from wan_alpha.data.resize import Frames, resize_rgba, to_uint8
 from wan_alpha.data.source import Clip
 
@@ -136,12 +136,10 @@ def _content(numbered: tuple[int, Item], settings: str) -> tuple[int, str]:
     """Number of a clip, and the hash of its bytes and of what else its measures follow from."""
     number, item = numbered
     digest = hashlib.sha256(f"{settings} {item.clip.fps:.6g} {item.clip.num_frames}".encode())
-    for part in item.media if isinstance(item.media, Pair) else (item.media,):
-        for file in sorted(part.iterdir()) if part.is_dir() else [part]:
-            digest.update(f"\0{file.name if part.is_dir() else part.suffix}\0".encode())
-            with file.open("rb") as handle:
-                while block := handle.read(2**20):
-                    digest.update(block)
+    for file in media_files(item.media):
+        digest.update(f"\0{file.suffix}\0".encode())
+        with file.open("rb") as handle:
+            digest.update(hashlib.file_digest(handle, "sha256").digest())
     return number, digest.hexdigest()[:32]
 
 

@@ -5,31 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
-from pathlib import Path
 
-import av
 import numpy as np
 
 from data_prep.sources import RawClip
 from wan_alpha.data.errors import AlphaError, DataError, MediaError
-from wan_alpha.data.media import (
-    LOSSY,
-    LOSSY_ALPHA_FLOOR,
-    VIDEOS,
-    MediaInfo,
-    Pair,
-    Source,
-    frame_times,
-    probe,
-    read_frames,
-)
+from wan_alpha.data.media import MediaInfo, each_block, frame_times, probe
 from wan_alpha.data.premultiplied import Premultiplied, looks_premultiplied, refusal, straighten
 from wan_alpha.data.resize import Frames, resize_rgba, to_uint8
 from wan_alpha.data.timing import at_constant_rate, variable_rate
 from wan_alpha.data.usable import OPAQUE_BORDER, inverted, opaque_border
-
-BLOCK_PIXELS = 2**24  # of full-size frames that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -67,10 +52,8 @@ def decode(clip: RawClip, treatment: Treatment) -> tuple[MediaInfo, Frames, bool
     info = source if order is None else replace(source, num_frames=len(order), fps=treatment.constant_fps or 0.0)
     frames = _room(clip.key, info, treatment)
     done, votes = 0, set()
-    whole = blocks(clip.media, clip.ext or None, source, clip.key)
+    whole = each_block(clip.media, clip.ext or None, source, clip.key)
     for block in whole if order is None else _in_order(whole, order):
-        if done + len(block) > info.num_frames:
-            raise MediaError(f"{clip.key}: holds more than the {info.num_frames} frames it promised; write it again")
         if treatment.premultiplied == "ask":
             votes.add(looks_premultiplied(block))
         straight = straighten(block, clip.key) if treatment.premultiplied == "yes" else block
@@ -78,8 +61,6 @@ def decode(clip: RawClip, treatment: Treatment) -> tuple[MediaInfo, Frames, bool
         resized = treated if treatment.size is None else to_uint8(resize_rgba(treated, frames.shape[1:3]))
         frames[done : done + len(block)] = resized
         done += len(block)
-    if done < info.num_frames:
-        raise MediaError(f"{clip.key}: ends after {done} of {info.num_frames} frames; write it again or remove it")
     if True in votes and False not in votes:
         raise refusal(clip.key)
     changed = treatment.size is not None or treatment.premultiplied == "yes" or order is not None
@@ -137,44 +118,3 @@ def check_alpha(key: str, frames: Frames, keep_inverted: bool = False) -> None:
     share = opaque_border(alpha)
     if share >= OPAQUE_BORDER and not keep_inverted:
         raise inverted(key, share, "give keep_inverted=true")
-
-
-def blocks(media: Source, ext: str | None, info: MediaInfo, name: str) -> Iterator[Frames]:
-    """The frames of a clip in order, some at a time: uint8 (t, H, W, 4), straight colour.
-
-    Args:
-        media, ext, name: as in `wan_alpha.data.media.probe`.
-        info: what it says.
-    """
-    count = max(1, BLOCK_PIXELS // (info.height * info.width))
-    if isinstance(media, Pair) and media.fgr.suffix.lower() in VIDEOS and media.pha.suffix.lower() in VIDEOS:
-        floor = LOSSY_ALPHA_FLOOR if media.pha.suffix.lower() in LOSSY else 0
-        frames = zip(_video(media.fgr), _video(media.pha), strict=False)  # the caller counts
-        while block := [_joined(colour, matte, floor) for colour, matte in islice(frames, count)]:
-            yield np.stack(block)
-        return
-    if isinstance(media, bytes) or (isinstance(media, Path) and media.suffix.lower() in (".webm", ".webp", ".apng")):
-        count = info.num_frames  # each block would be decoded from the start again
-    for start in range(0, info.num_frames, count):
-        yield read_frames(media, ext, start, min(count, info.num_frames - start), name=name)
-
-
-def _video(file: Path) -> Iterator[Frames]:
-    """The frames of a video as RGB, (H, W, 3), decoded once from start to end."""
-    try:
-        with av.open(str(file)) as container:
-            container.streams.video[0].codec_context.thread_count = 1  # processes are the parallelism
-            for frame in container.decode(video=0):
-                # One thread: converting with several races now and then and damages rows.
-                yield frame.reformat(format="rgb24", threads=1).to_ndarray().astype(np.uint8, copy=False)
-    except (OSError, ValueError, IndexError) as error:  # av.error.FFmpegError is one of the first two
-        raise MediaError(f"{file}: cannot be decoded ({error}); write the file again or remove it") from error
-
-
-def _joined(colour: Frames, matte: Frames, floor: int) -> Frames:
-    """Colour and a grey matte as RGBA, as `read_frames` joins them; alpha below `floor` becomes 0."""
-    if colour.shape != matte.shape:
-        raise MediaError(f"a frame of the colour is {colour.shape}, of its matte {matte.shape}; both must agree")
-    alpha = np.rint(matte.mean(axis=-1, keepdims=True)).astype(np.uint8)
-    alpha[alpha < floor] = 0
-    return np.concatenate([colour, alpha], axis=-1)

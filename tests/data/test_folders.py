@@ -15,7 +15,7 @@ from rgba_media import animated, disc, prores, vp9, write_frames
 from benchmarks.resume import data_config
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.folders import FolderSource, hold_out
-from wan_alpha.data.media import write_ffv1
+from wan_alpha.data.media import media_files, write_ffv1
 from wan_alpha.training.data import open_source
 
 
@@ -45,6 +45,18 @@ def test_every_layout_is_found(root: Path) -> None:
     for index, clip in enumerate(source.clips):
         frames = source.read(index, 0, clip.num_frames)
         assert np.abs(frames[..., 3].astype(int) - disc()[: clip.num_frames, ..., 3]).mean() < 1, clip.key
+
+
+def test_what_a_file_browser_leaves_among_frames_is_no_part_of_a_clip(root: Path) -> None:
+    before = FolderSource(root, "all")
+    place = [clip.key for clip in before.clips].index("frames")
+    (root / "frames" / "@eaDir").mkdir()
+    for name in (".DS_Store", "Thumbs.db"):
+        (root / "frames" / name).write_bytes(b"whatever")
+    after = FolderSource(root, "all")
+    assert after.manifest_hash == before.manifest_hash
+    assert after.checksum(place) == before.checksum(place)
+    assert [file.name for file in media_files(root / "frames")] == [f"{number}.png" for number in range(9)]
 
 
 def test_files_that_carry_no_alpha_are_named(root: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from av.video.reformatter import Colorspace
 from PIL import Image
 from rgba_media import animated, disc, encode, prores, vp9, write_frames
 
@@ -71,6 +75,88 @@ def test_deeper_and_other_matroska_sources_become_8_bit(pixel_format: str) -> No
     difference = np.abs(read_frames(data, "mkv", 0, 9).astype(int) - clip)
     assert difference[visible].max() <= 3
     assert difference[..., 3].max() <= 1
+
+
+@pytest.mark.parametrize("said_by", ["picture", "container"])
+def test_colours_follow_the_matrix_that_picture_or_container_names(said_by: str) -> None:
+    clip = np.empty((1, 32, 64, 4), np.uint8)
+    clip[0, :, :32], clip[0, :, 32:] = (255, 0, 0, 255), (40, 90, 200, 128)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mov") as out:
+        stream = out.add_stream("prores_ks", rate=24, options={"profile": "4444"})
+        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuva444p10le"
+        context = stream.codec_context
+        context.colorspace, context.color_primaries, context.color_trc = 1, 1, 1  # BT.709
+        picture = av.VideoFrame.from_ndarray(clip[0], format="rgba")
+        picture = picture.reformat(format="yuva444p10le", dst_colorspace=Colorspace.ITU709, threads=1)
+        picture.colorspace = Colorspace.ITU709 if said_by == "picture" else 2  # 2: not said
+        out.mux([*stream.encode(picture), *stream.encode(None)])
+    np.testing.assert_allclose(read_frames(buffer.getvalue(), "mov")[0].astype(int), clip[0], atol=1)
+
+
+def turned(file: Path) -> None:
+    with av.open(str(file), "w") as out:
+        stream = out.add_stream("libx264", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        stream.set_display_rotation(90)
+        out.mux([*stream.encode(av.VideoFrame(48, 32, "yuv420p")), *stream.encode(None)])
+
+
+def anamorphic(file: Path) -> None:
+    with av.open(str(file), "w") as out:
+        stream = out.add_stream("libx264", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        out.mux([*stream.encode(av.VideoFrame(48, 32, "yuv420p")), *stream.encode(None)])
+
+
+def of_two_sizes(file: Path) -> None:
+    with av.open(str(file), "w") as out:
+        stream = out.add_stream("mjpeg", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuvj420p"
+        out.mux([*stream.encode(av.VideoFrame(48, 32, "yuvj420p")), *stream.encode(None)])
+        small = av.CodecContext.create("mjpeg", "w")
+        small.height, small.width, small.pix_fmt, small.time_base = 16, 48, "yuvj420p", Fraction(1, 24)
+        for packet in small.encode(av.VideoFrame(48, 16, "yuvj420p")):
+            packet.stream, packet.pts, packet.dts = stream, 512, 512
+            out.mux(packet)
+
+
+@pytest.mark.parametrize(
+    ("write", "said"),
+    [
+        (turned, "stored turned by 90 degrees; write them upright"),
+        (anamorphic, "pixels are 4:3 and not square; make them so: ffmpeg"),
+        (of_two_sizes, "frame 1 is 16x48, the clip began with 32x48"),
+    ],
+)
+def test_video_that_would_come_out_distorted_is_refused(
+    tmp_path: Path, write: Callable[[Path], None], said: str
+) -> None:
+    file = tmp_path / "clip.mp4"
+    write(file)
+    with pytest.raises(MediaError, match=rf"clip\.mp4.*{said}"):
+        read_frames(file, None, 0, probe(file, need_alpha=False).num_frames, alpha=False)
+
+
+@pytest.mark.parametrize("form", ["file", "bytes"])
+def test_a_play_list_under_a_false_name_opens_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("secret.mov").write_bytes(prores(disc()))
+    Path("clip.mov").write_text("ffconcat version 1.0\nfile secret.mov\n")
+    with pytest.raises(MediaError, match=r"clip\.mov: cannot be decoded"):
+        probe(Path("clip.mov") if form == "file" else Path("clip.mov").read_bytes(), "mov", "clip.mov")
+
+
+@pytest.mark.parametrize("name", ["take: 2.mov", "-v.mov", "100%03d #1.mov", "http:x.mov", "m\u00b2\u00b2.mov"])
+def test_names_mean_nothing_to_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(prores(disc()))
+    assert probe(Path(name)).num_frames == 9
+    write_frames(disc(3), Path("frames"), pattern="1\u00b2{}.png")
+    assert probe(Path("frames")).num_frames == 3
 
 
 def test_noise_on_empty_ground_is_removed_from_lossy_sources_only() -> None:

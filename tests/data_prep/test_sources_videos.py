@@ -78,7 +78,7 @@ def test_one_pass_reads_what_random_access_reads(dvm: Path, size: int | None, mo
     info, whole, changed = decode(clip, Treatment(size))
     assert changed == (size is not None)
     assert info.num_frames == 5
-    monkeypatch.setattr("data_prep.sources.frames.BLOCK_PIXELS", 2 * 32 * 48)  # two frames at once
+    monkeypatch.setattr("wan_alpha.data.media.BLOCK_PIXELS", 2 * 32 * 48)  # two frames at once
     np.testing.assert_array_equal(decode(clip, Treatment(size))[1], whole)
     if size is None:
         np.testing.assert_array_equal(whole, read_frames(pair, None, 0, 5))
@@ -185,6 +185,6 @@ def test_frame_folders_with_different_gaps_are_not_shifted_against_each_other(tm
         "0001 has 4 frames, its matte",
         "without partner: 00001, 00003",
         "0002 has 5 frames, its matte",
-        "00003.jpg is 16x48, the clip began with 32x48",
+        "pha/0000/00003.jpg 16x48; both must agree",
     ):
         assert sum(what in line for line in lines) == 1, (what, lines)

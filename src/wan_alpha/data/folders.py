@@ -24,7 +24,7 @@ from typing import Any
 
 from wan_alpha.data.annotations import read_annotations
 from wan_alpha.data.errors import DataError
-from wan_alpha.data.media import MEDIA_EXTENSIONS, MediaInfo, Pair, read_frames
+from wan_alpha.data.media import MEDIA_EXTENSIONS, MediaInfo, Pair, media_files, read_frames
 from wan_alpha.data.premultiplied import PREMULTIPLIED, Premultiplied, straighten
 from wan_alpha.data.resize import Frames
 from wan_alpha.data.source import Clip, hash_manifest, key_problem
@@ -311,21 +311,15 @@ def _pairs(fgr: Path, pha: Path, problems: list[str]) -> Iterator[Entry]:
     problems += [f"{matte}: no colour of that name in {fgr}" for matte in mattes.values()]
 
 
-def _files_of(media: Path | Pair) -> Iterator[Path]:
-    """The files a clip consists of, in order of their names."""
-    for part in media if isinstance(media, Pair) else (media,):
-        yield from sorted(file for file in part.iterdir() if file.is_file()) if part.is_dir() else [part]
-
-
 def _size_of(media: Path | Pair) -> tuple[int, ...]:
     """Bytes of each file of a clip."""
-    return tuple(file.stat().st_size for file in _files_of(media))
+    return tuple(file.stat().st_size for file in media_files(media))
 
 
 def _crc32(media: Path | Pair) -> int:
     """crc32 of the contents of a clip's files, one after the other."""
     checksum = 0
-    for file in _files_of(media):
+    for file in media_files(media):
         with file.open("rb") as handle:
             while block := handle.read(1 << 24):
                 checksum = zlib.crc32(block, checksum)

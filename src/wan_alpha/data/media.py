@@ -12,7 +12,9 @@ Everything comes out as uint8 (T, H, W, 4) with straight colour; deeper sources 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +22,10 @@ import numpy as np
 
 from wan_alpha.data.encode import write_ffv1, write_x264
 from wan_alpha.data.errors import AlphaError, MediaError
-from wan_alpha.data.pictures import DEFAULT_FPS, probe_picture, read_picture, read_times
+from wan_alpha.data.pictures import DEFAULT_FPS, picture_frames, probe_picture, read_times
 from wan_alpha.data.resize import Frames
 from wan_alpha.data.timing import Times, is_constant
-from wan_alpha.data.video import probe_video, read_video, video_times
+from wan_alpha.data.video import probe_video, video_frames, video_times
 
 __all__ = [
     "LOSSY_ALPHA_FLOOR",
@@ -33,7 +35,11 @@ __all__ = [
     "MediaInfo",
     "Pair",
     "Source",
+    "each_block",
+    "each_frame",
+    "frame_files",
     "frame_times",
+    "media_files",
     "probe",
     "read_frames",
     "write_ffv1",
@@ -48,6 +54,7 @@ MEDIA_EXTENSIONS = RGBA_PICTURES | RGBA_VIDEOS
 """Extensions of single files that can carry alpha."""
 
 LOSSY = frozenset({".mov", ".webm", ".mp4", ".m4v", ".avi", ".jpg", ".jpeg"})
+BLOCK_PIXELS = 2**24  # of full-size frames that `each_block` gives at once
 LOSSY_ALPHA_FLOOR = 2
 """In lossily coded sources an alpha below this step of 255 is coding noise on empty ground and becomes 0."""
 
@@ -144,24 +151,71 @@ def read_frames(
     if start < 0 or count < 1 or stride < 1:
         raise ValueError(f"expected start >= 0, count >= 1 and stride >= 1, got {start}, {count}, {stride}")
     positions = range(start, start + count * stride, stride)
-    if not alpha:
-        colour_only = source.fgr if isinstance(source, Pair) else source
-        return _read_one(colour_only, ext, name or _name(colour_only), positions, "RGB")
+    return np.stack(list(each_frame(source, ext, positions, name, alpha)))
+
+
+def each_frame(
+    source: Source, ext: str | None, positions: range, name: str = "", alpha: bool = True
+) -> Iterator[Frames]:
+    """Frames `positions` (ascending) of a source, decoded in one pass and given one after the other.
+
+    Arguments and errors are those of `read_frames`.
+
+    Returns:
+        uint8 (H, W, 4) each, straight colour, 0..255; (H, W, 3) with `alpha=False`.
+    """
     if isinstance(source, Pair):
-        colour = _read_one(source.fgr, None, str(source.fgr), positions, "RGB")
-        matte = _read_one(source.pha, None, str(source.pha), positions, "RGB")
-        if colour.shape != matte.shape:
-            raise MediaError(f"{source.fgr} is {colour.shape}, its matte {source.pha} {matte.shape}; both must agree")
-        opacity = np.rint(matte.mean(axis=-1, keepdims=True)).astype(np.uint8)
-        frames = np.concatenate([colour, opacity], axis=-1)
-        lossy = _lossy(source.pha, None)
+        frames = _pair_frames(source, positions) if alpha else _frames_of(source.fgr, None, "", positions, "RGB")
+        name = name or str(source.fgr)
     else:
-        frames = _read_one(source, ext, name or _name(source), positions, "RGBA")
-        lossy = _lossy(source, ext)
-    if lossy:
-        opacity = frames[..., 3]
-        opacity[opacity < LOSSY_ALPHA_FLOOR] = 0
-    return frames
+        frames = _frames_of(source, ext, name, positions, "RGBA" if alpha else "RGB")
+        name = name or _name(source)
+    lossy = alpha and _lossy(source.pha if isinstance(source, Pair) else source, ext)
+    first: tuple[int, ...] = ()
+    for position, frame in zip(positions, frames, strict=True):
+        first = first or frame.shape
+        if frame.shape != first:
+            raise MediaError(
+                f"{_frame_name(source, position, name)} is {frame.shape[0]}x{frame.shape[1]}, the clip began with "
+                f"{first[0]}x{first[1]}; frames of one clip must be of one size"
+            )
+        if lossy:
+            frame = frame if frame.flags.writeable else frame.copy()
+            frame[..., 3][frame[..., 3] < LOSSY_ALPHA_FLOOR] = 0
+        yield frame
+
+
+def each_block(source: Source, ext: str | None, info: MediaInfo, name: str = "") -> Iterator[Frames]:
+    """All frames of a source in one pass, some at a time: uint8 (t, H, W, 4), straight colour.
+
+    Args:
+        source, ext, name: as in `probe`.
+        info: what it says.
+    """
+    count = max(1, BLOCK_PIXELS // (info.height * info.width))
+    frames = each_frame(source, ext, range(info.num_frames), name)
+    while block := list(islice(frames, count)):
+        yield np.stack(block)
+
+
+def _pair_frames(pair: Pair, positions: range) -> Iterator[Frames]:
+    """Colour and matte side by side; the mean of the matte's channels is alpha."""
+    halves = (_frames_of(half, None, "", positions, "RGB") for half in pair)
+    for position, colour, matte in zip(positions, *halves, strict=True):
+        if colour.shape != matte.shape:
+            names = [_frame_name(half, position, str(half)) for half in pair]
+            raise MediaError(
+                f"{names[0]} is {colour.shape[0]}x{colour.shape[1]}, its matte {names[1]} "
+                f"{matte.shape[0]}x{matte.shape[1]}; both must agree"
+            )
+        opacity = np.rint(matte.mean(axis=-1, keepdims=True)).astype(np.uint8)
+        yield np.concatenate([colour, opacity], axis=-1)
+
+
+def media_files(media: Path | Pair) -> list[Path]:
+    """The files a clip consists of, in the order of its frames; of folders their pictures alone."""
+    parts = media if isinstance(media, Pair) else (media,)
+    return [file for part in parts for file in (frame_files(part) if part.is_dir() else [part])]
 
 
 def frame_files(folder: Path) -> list[Path]:
@@ -169,7 +223,7 @@ def frame_files(folder: Path) -> list[Path]:
     files = [file for file in folder.iterdir() if file.suffix.lower() in PICTURES and not file.name.startswith(".")]
 
     def natural(file: Path) -> list[int | str]:
-        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", file.name)]
+        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
 
     return sorted(files, key=natural)
 
@@ -206,29 +260,32 @@ def _probe_one(source: Path | bytes, ext: str | None, name: str, need_alpha: boo
     raise _unknown(name, suffix)
 
 
-def _read_one(source: Path | bytes, ext: str | None, name: str, positions: range, mode: str) -> Frames:
+def _frames_of(source: Path | bytes, ext: str | None, name: str, positions: range, mode: str) -> Iterator[Frames]:
+    name = name or _name(source)
     if isinstance(source, Path) and source.is_dir():
-        return _read_folder(source, positions, mode)
+        return _folder_frames(source, positions, mode)
     suffix = _extension(source, ext)
     if suffix in PICTURES:
-        return read_picture(source, name, positions, mode)
+        return picture_frames(source, name, positions, mode)
     if suffix in VIDEOS:
-        return read_video(source, name, positions, mode)
+        return video_frames(source, name, positions, mode)
     raise _unknown(name, suffix)
 
 
-def _read_folder(folder: Path, positions: range, mode: str) -> Frames:
+def _folder_frames(folder: Path, positions: range, mode: str) -> Iterator[Frames]:
     files = frame_files(folder)
     if positions[-1] >= len(files):
         raise MediaError(f"{folder}: frame {positions[-1]} was asked for, the folder holds {len(files)}")
-    frames = [_read_one(files[position], None, str(files[position]), range(1), mode)[0] for position in positions]
-    for position, frame in zip(positions, frames, strict=True):
-        if frame.shape != frames[0].shape:
-            raise MediaError(
-                f"{files[position]} is {frame.shape[0]}x{frame.shape[1]}, the clip began with "
-                f"{frames[0].shape[0]}x{frames[0].shape[1]}; frames of one clip must be of one size"
-            )
-    return np.stack(frames)
+    for position in positions:
+        yield from _frames_of(files[position], None, "", range(1), mode)
+
+
+def _frame_name(source: Source, position: int, name: str) -> str:
+    """How messages call one frame: by its file, if it is one."""
+    media = source.fgr if isinstance(source, Pair) else source
+    if isinstance(media, Path) and media.is_dir():
+        return str(frame_files(media)[position])
+    return f"{name}: frame {position}"
 
 
 def _unknown(name: str, suffix: str) -> MediaError:

@@ -85,17 +85,18 @@ def probe_picture(source: Path | bytes, name: str, need_alpha: bool) -> tuple[in
         return frames, fps, image.height, image.width
 
 
-def read_picture(source: Path | bytes, name: str, positions: range, mode: str = "RGBA") -> Frames:
-    """Frames `positions` (ascending) of a picture as uint8 (T, H, W, channels of `mode`), "RGBA" or "RGB"."""
-    frames = []
+def picture_frames(source: Path | bytes, name: str, positions: range, mode: str = "RGBA") -> Iterator[Frames]:
+    """Frames `positions` (ascending) of a picture, one after the other: uint8 (H, W, channels of `mode`).
+
+    `mode` is "RGBA" or "RGB".
+    """
     with _opened(source, name) as image:
         if mode == "RGBA":
             _require_alpha(image, name)
         first = _first_frame(image)
         for position in positions:
             image.seek(first + position)
-            frames.append(_as_mode(image, mode))
-    return np.stack(frames)
+            yield _as_mode(image, mode)
 
 
 def _as_mode(image: Image.Image, mode: str) -> Frames:

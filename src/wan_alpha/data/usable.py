@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from wan_alpha.data.errors import AlphaError
-from wan_alpha.data.media import MediaInfo, Pair, frame_times, probe, read_frames
+from wan_alpha.data.media import MediaInfo, Pair, each_block, frame_times, probe, read_frames
 from wan_alpha.data.premultiplied import Premultiplied, looks_premultiplied, refusal
 from wan_alpha.data.timing import variable_rate
 
 OPAQUE = 250  # alpha from here on counts as opaque where the border is judged
 OPAQUE_BORDER = 0.95  # share of the border's pixels from which alpha looks inverted
-FRAMES_AT_ONCE = 16  # of a clip that may be long and large
 
 
 def opaque_border(alpha: npt.NDArray[np.uint8]) -> float:
@@ -64,11 +63,10 @@ def check_usable(
     if varies and (keep_inverted or opaque_border(alpha) < OPAQUE_BORDER):
         return info
     share = 0.0
-    for start in range(0, info.num_frames, FRAMES_AT_ONCE):
-        count = min(FRAMES_AT_ONCE, info.num_frames - start)
-        alpha = read_frames(media, None, start, count)[..., 3]
+    for block in each_block(media, None, info):
+        alpha = block[..., 3]
         varies = varies or bool((alpha != level).any())
-        share += opaque_border(alpha) * count / info.num_frames
+        share += opaque_border(alpha) * len(block) / info.num_frames
     if not varies:
         raise AlphaError(f"{name}: alpha is {level} of 255 in every pixel of every frame; export it with its matte")
     if share >= OPAQUE_BORDER and not keep_inverted:

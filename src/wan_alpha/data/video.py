@@ -22,13 +22,19 @@ from wan_alpha.data.timing import Times
 # FFmpeg's own VP8/VP9 decoders drop the alpha plane without a word; libvpx keeps it.
 ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 PIXEL_FORMATS = {"RGBA": "rgba", "RGB": "rgb24", "L": "gray"}
+# A play list under a false name would make FFmpeg read other files, or ask other machines.
+CONTAINERS = {"format_whitelist": "mov,matroska,avi"}
+UNSAID = 2  # of FFmpeg's colour spaces
+SQUARE = 0.01  # how far from 1 the shape of a pixel may be: encoders round it
 
 
 @contextmanager
 def _opened(source: Path | bytes, name: str, number: int = 0) -> Iterator[tuple[InputContainer, VideoStream]]:
     """An open container and a video stream of it; FFmpeg's errors become a MediaError that names the file."""
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), "r") as container:
+        # Without "file:", what stands before a colon in a name would be taken for a protocol.
+        place = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
+        with av.open(place, "r", options=CONTAINERS) as container:
             if not container.streams.video:
                 raise MediaError(f"{name}: expected a video stream, found none")
             stream = container.streams.video[number]
@@ -36,7 +42,7 @@ def _opened(source: Path | bytes, name: str, number: int = 0) -> Iterator[tuple[
             yield container, stream
     except MediaError:
         raise
-    except (OSError, ValueError) as error:  # av.error.FFmpegError is one or the other
+    except (OSError, ValueError, av.error.FFmpegError) as error:
         raise MediaError(f"{name}: cannot be decoded ({error}); write the file again or remove it") from error
 
 
@@ -86,8 +92,19 @@ def probe_video(source: Path | bytes, name: str, need_alpha: bool) -> tuple[int,
         num_frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
         if not num_frames:
             raise MediaError(f"{name}: the video has no frames; write the file again or remove it")
+        _require_square(name, stream)
         fps = float(stream.average_rate or stream.guessed_rate or 24)
         return num_frames, fps, context.height, context.width
+
+
+def _require_square(name: str, stream: VideoStream) -> None:
+    """Refuse anamorphic video, whose pictures would come out squeezed."""
+    shape = stream.sample_aspect_ratio
+    if shape and abs(shape - 1) > SQUARE:
+        raise MediaError(
+            f"{name}: its pixels are {shape.numerator}:{shape.denominator} and not square; make them so: "
+            "ffmpeg -i IN -vf scale=iw*sar:ih,setsar=1 ... OUT"
+        )
 
 
 def video_times(source: Path | bytes, name: str) -> tuple[Times, float]:
@@ -103,39 +120,50 @@ def video_times(source: Path | bytes, name: str) -> tuple[Times, float]:
         return np.sort(np.asarray(stamps, dtype=np.float64)) * tick, tick
 
 
-def read_video(source: Path | bytes, name: str, positions: range, mode: str = "RGBA") -> Frames:
-    """Frames `positions` (ascending) of a video as uint8 (T, H, W, channels of `mode`); deeper sources become 8 bit."""
+def video_frames(source: Path | bytes, name: str, positions: range, mode: str = "RGBA") -> Iterator[Frames]:
+    """Frames `positions` (ascending) of a video, one after the other: uint8 (H, W, channels of `mode`).
+
+    Deeper sources become 8 bit, YUV becomes RGB by the matrix that picture or container names (else BT.601's).
+    """
     with _opened(source, name) as (container, stream):
-        apart = mode == "RGBA" and _alpha_apart(container)
-        if not apart:
-            return _read_stream(container, stream, name, positions, mode)
-        colour = _read_stream(container, stream, name, positions, "RGB", in_order=True)
-    with _opened(source, name, 1) as (container, stream):
-        alpha = _read_stream(container, stream, name, positions, "L")[..., None]
-    return np.concatenate([colour * (alpha > 0), alpha], axis=-1)
+        if mode != "RGBA" or not _alpha_apart(container):
+            yield from _stream_frames(container, stream, name, positions, mode)
+            return
+        with _opened(source, name, 1) as (other, mattes):
+            colours = _stream_frames(container, stream, name, positions, "RGB", in_order=True)
+            for colour, matte in zip(colours, _stream_frames(other, mattes, name, positions, "L"), strict=True):
+                alpha = matte[..., None]
+                yield np.concatenate([colour * (alpha > 0), alpha], axis=-1)
 
 
-def _read_stream(
+def _stream_frames(
     container: InputContainer, stream: VideoStream, name: str, positions: range, mode: str, in_order: bool = False
-) -> Frames:
+) -> Iterator[Frames]:
     """Frames of one stream; `in_order`: its packets are known to come in the order of their pictures."""
     wanted = set(positions)
-    frames = []
+    found = 0
+    of_container = stream.codec_context.colorspace  # decoders write over it
     for number, frame in _decode(container, stream, positions[0], in_order):
         if number in wanted:
             if mode == "RGBA" and not _has_alpha(frame.format):
                 raise _no_alpha(name, f"{stream.codec_context.name} {frame.format.name}")
             if frame.is_corrupt:
                 raise MediaError(f"{name}: frame {number} is damaged; write the file again or remove it")
+            if frame.rotation:
+                raise MediaError(
+                    f"{name}: its pictures are stored turned by {frame.rotation} degrees; write them upright, as "
+                    "FFmpeg does: ffmpeg -i IN ... OUT"
+                )
+            matrix = of_container if frame.colorspace == UNSAID else frame.colorspace
             # One thread: swscale's slice threads race now and then and damage rows, alpha above all.
-            frames.append(frame.reformat(format=PIXEL_FORMATS[mode], threads=1).to_ndarray())
+            yield frame.reformat(format=PIXEL_FORMATS[mode], src_colorspace=matrix, threads=1).to_ndarray()
+            found += 1
         if number >= positions[-1]:
             break
-    if len(frames) < len(positions):
+    if found < len(positions):
         raise MediaError(
             f"{name}: frame {positions[-1]} was asked for, but the video ends early; write the file again or remove it"
         )
-    return np.stack(frames)
 
 
 def _decoder(stream: VideoStream) -> VideoCodecContext:

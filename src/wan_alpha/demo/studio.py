@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wan_alpha.data.video import probe_video, read_video
+from wan_alpha.data.media import probe, read_frames
 from wan_alpha.names import is_text, safe_name
 from wan_alpha.pipeline.composite import composite
 from wan_alpha.pipeline.pipeline import AlphaWanPipeline
@@ -150,9 +150,10 @@ class Studio:
 
     def load(self, entry: Entry) -> Video:
         """The video again, from its lossless master."""
-        count, fps, _, _ = probe_video(entry.master, entry.name, need_alpha=True)
-        frames = torch.from_numpy(read_video(entry.master, entry.name, range(count))).permute(3, 0, 1, 2)[None] / 255
-        return Video(frames[:, :3] * 2 - 1, frames[:, 3:], fps, entry.about)
+        info = probe(entry.master)
+        frames = read_frames(entry.master, count=info.num_frames)
+        rgba = torch.from_numpy(frames).permute(3, 0, 1, 2)[None] / 255
+        return Video(rgba[:, :3] * 2 - 1, rgba[:, 3:], info.fps, entry.about)
 
     def _checked(self, wish: Mapping[str, Any]) -> dict[str, Any]:
         prompt, negative_prompt = (str(wish.get(key) or "").strip() for key in ("prompt", "negative_prompt"))
