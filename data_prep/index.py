@@ -23,8 +23,8 @@ from data_prep.packing import Indexed, write_lines
 from data_prep.shard import INDEX
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.shards import MANIFEST, SCHEMA_VERSION, sha256_of
-from wan_alpha.data.source import SPLITS
-from wan_alpha.data.tars import clip_of, walk_tar
+from wan_alpha.data.source import SPLITS, clip_of
+from wan_alpha.data.tars import walk_tar
 
 
 @dataclass
@@ -77,7 +77,7 @@ def _lines(file: Path) -> list[Indexed]:
     with file.open("rb") as tar:
         rows, problems, truncated = walk_tar(tar, file.name, file.stat().st_size)
     for row in rows:
-        clip_of(row, split)
+        clip_of(row.key, row.meta, split)
     if truncated or problems:
         reasons = [f"{key}: {reason}" for key, reason in problems.items()] + ["the tar ends early"] * truncated
         raise DataError(f"{file}: {'; '.join(reasons)}; make the shard again")

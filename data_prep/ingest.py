@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,12 +32,13 @@ from data_prep.sources import Choices, RawClip
 from data_prep.sources.frames import Treatment, check_alpha, decode
 from data_prep.sources.registry import SOURCES, adapter
 from wan_alpha.data.errors import DataError, PremultipliedError
-from wan_alpha.data.media import MEDIA_EXTENSIONS, Pair, write_ffv1
+from wan_alpha.data.folders import RECORDS, UNFINISHED
+from wan_alpha.data.media import MEDIA_EXTENSIONS, Pair, media_files, write_ffv1
 from wan_alpha.data.premultiplied import PREMULTIPLIED, Premultiplied
 from wan_alpha.data.resize import Frames
+from wan_alpha.data.source import key_problem, numbered_lines
 from wan_alpha.schema import Count, Natural, Positive, Share
 
-RECORDS = "records.jsonl"
 SKIPPED = "skipped.txt"
 CACHE = ".cache/foreground"
 FOREGROUND = ("estimate", "given", "none")
@@ -92,11 +94,13 @@ def ingest(options: Options, ask: Ask | None = None) -> list[Record]:
     ):  # fmt: skip
         if value not in known:
             raise DataError(f"{name}={value}: expected one of {', '.join(known)}")
+    if options.out.resolve() == options.root.resolve():
+        raise DataError(f"out={options.out} is root too, whose files would be written over; give another folder")
     options.out.mkdir(parents=True, exist_ok=True)
     skipped: list[str] = []
     asked: dict[str, str] = {}
-    done = _finished(options.out, options.size)
-    journal = options.out / f"{RECORDS}.tmp"
+    done = _finished(options.out)
+    journal = options.out / UNFINISHED
     with journal.open("w", encoding="utf-8") as log:
         for record in done.values():
             log.write(json.dumps(record) + "\n")
@@ -147,16 +151,20 @@ def _write_skipped(out: Path, skipped: list[str]) -> None:
     """Name what was left out, on standard error and in a file."""
     (out / SKIPPED).unlink(missing_ok=True)
     if skipped:
-        write_atomic(out / SKIPPED, "".join(f"{reason}\n" for reason in skipped).encode())
+        # Names on a disk need not be UTF-8; what is not is written as \\x..
+        write_atomic(out / SKIPPED, "".join(f"{reason}\n" for reason in skipped).encode(errors="backslashreplace"))
         for reason in skipped:
             print(f"skipped: {reason}", file=sys.stderr)
         print(f"{len(skipped)} problems, listed in {out / SKIPPED}", file=sys.stderr)
 
 
 def _unique(clips: Iterator[RawClip], skipped: list[str]) -> Iterator[RawClip]:
-    """Clips whose key has not been seen; the others are named in `skipped`."""
+    """Clips whose key is a name and has not been seen; the others are named in `skipped`."""
     seen: set[str] = set()
     for clip in clips:
+        if problem := key_problem(clip.key):
+            skipped.append(f"{_place(clip)}: {problem}; rename it")
+            continue
         if clip.key in seen:
             skipped.append(f"{clip.key}: the key occurs twice; rename one of the files ({_place(clip)})")
             continue
@@ -174,16 +182,16 @@ def write_records(out: Path, records: list[Record]) -> None:
     write_atomic(out / RECORDS, "".join(lines).encode())
 
 
-def _finished(out: Path, size: int | None) -> dict[str, Record]:
-    """Records of an earlier run of the same form whose media files are there."""
+def _finished(out: Path) -> dict[str, Record]:
+    """Records of earlier runs whose media files are there, those of other sets included."""
     finished = {}
-    for file in (out / RECORDS, out / f"{RECORDS}.tmp"):
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+    for file in (out / RECORDS, out / UNFINISHED):
+        for _, line in numbered_lines(file.read_text(encoding="utf-8")) if file.exists() else ():
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:
                 continue  # the line during which an earlier run was interrupted
-            if record.get("size") == size and (out / record["media"]).exists():
+            if (out / record["media"]).exists():
                 finished[record["key"]] = record
     return finished
 
@@ -225,14 +233,38 @@ def _counted(clips: Iterator[RawClip]) -> tuple[Iterable[RawClip], int | None]:
 
 
 def _is_done(clip: RawClip, done: dict[str, Record], options: Options) -> bool:
-    """Whether an earlier run left the clip with its colours from the same place; if not, forget what it left."""
-    record = done.get(clip.key, {})
-    other_colours = record.get("foreground", "given") != _colours(clip, options)
+    """Whether an earlier run made of the clip what would be made of it now; if not, forget what it made.
+
+    What a set says of a clip (caption, split, licence) may have changed since, and is taken anew.
+    """
+    record = done.get(clip.key)
+    if record is None:
+        return False
     # "ask" takes either: what was converted then was asked about.
     other_answer = options.premultiplied == ("no" if record.get("premultiplied") else "yes")
-    if record and (other_colours or other_answer):
+    made_of = {"foreground": _colours(clip, options), "size": options.size, "origin": _origin(clip, options)}
+    if other_answer or any(record.get(name, now) != now for name, now in made_of.items()):
         del done[clip.key]
-    return clip.key in done
+        return False
+    record |= _said(clip)
+    return True
+
+
+def _origin(clip: RawClip, options: Options) -> str:
+    """A hash of the state of a clip's files, and of the rate at which it is taken."""
+    rates = f"{clip.fps} {options.constant_fps or clip.constant_fps}"
+    if isinstance(clip.media, bytes):
+        return f"{zlib.crc32(clip.media, zlib.crc32(rates.encode())):08x}"
+    states = [((stat := file.stat()).st_size, stat.st_mtime_ns) for file in media_files(clip.media) if file.exists()]
+    return f"{zlib.crc32(f'{rates} {states}'.encode()):08x}"
+
+
+def _said(clip: RawClip) -> Record:
+    """What the set says of a clip."""
+    return {
+        "caption": clip.caption, "concept": clip.concept, "split": clip.split, "licence": clip.licence,
+        "source": clip.source, **clip.extra,
+    }  # fmt: skip
 
 
 def _colours(clip: RawClip, options: Options) -> str:
@@ -260,10 +292,9 @@ def _ingest_clip(clip: RawClip, options: Options) -> Outcome:
     fps = clip.fps or info.fps
     media = _write(clip, frames, fps, options, changed)
     record = {
-        "key": clip.key, "media": media, "caption": clip.caption, "concept": clip.concept, "split": clip.split,
-        "fps": fps, "num_frames": info.num_frames, "height": frames.shape[1], "width": frames.shape[2],
-        "licence": clip.licence, "source": clip.source, "size": options.size, "foreground": colours,
-        **({"premultiplied": True} if straight == "yes" else {}), **measure(frames), **clip.extra,
+        "key": clip.key, "media": media, "fps": fps, "num_frames": info.num_frames, "height": frames.shape[1],
+        "width": frames.shape[2], "size": options.size, "foreground": colours, "origin": _origin(clip, options),
+        **({"premultiplied": True} if straight == "yes" else {}), **measure(frames), **_said(clip),
     }  # fmt: skip
     return clip.key, record
 

@@ -30,7 +30,7 @@ from data_prep.shard import INDEX
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.media import MEDIA_EXTENSIONS, MediaInfo, each_block, probe
 from wan_alpha.data.shards import MANIFEST, SCHEMA_VERSION, sha256_of
-from wan_alpha.data.source import SPLITS
+from wan_alpha.data.source import SPLITS, numbered_lines
 from wan_alpha.schema import Natural
 
 BATCH = 16  # samples that one worker checks at a time
@@ -263,7 +263,7 @@ def _index_problems(root: Path, manifest: dict[str, Any], checked: list[Checked]
         return [f"{INDEX}: missing; copy it again"]
     if sha256_of(file) != promised["sha256"]:
         return [f"{INDEX}: its sha256 is not the one in {MANIFEST}; copy it again"]
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for _, line in numbered_lines(file.read_text(encoding="utf-8"))]
     listed = {
         (line["shard"], line["key"]): (line["ext"], [line["offset"], line["size"]], line["meta"]) for line in lines
     }

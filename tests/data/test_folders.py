@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,50 @@ def test_records_decide_alone(tmp_path: Path) -> None:
     assert len(source.problems) == 2
     assert "b.mkv: missing" in source.problems[0]
     assert "records.jsonl:3: not a record" in source.problems[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"split": "test"}, "split 'test'"), ({"num_frames": 0}, "0 frames of 32x40"), ({"fps": 0}, "at 0 fps"),
+     ({"height": "tall"}, "invalid literal")],
+)  # fmt: skip
+def test_records_out_of_range_are_named(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    write_ffv1(disc(), 24, tmp_path / "a.mkv")
+    record = {"key": "a", "media": "a.mkv", "caption": "a\u2028disc", "split": "val", "fps": 24.0}
+    record |= {"num_frames": 9, "height": 32, "width": 40}
+    other = record | {"key": "b"} | changes
+    text = "".join(json.dumps(some, ensure_ascii=False) + "\n" for some in (record, other))
+    (tmp_path / "records.jsonl").write_text(text, encoding="utf-8")
+    source = FolderSource(tmp_path, "all")
+    assert [clip.caption for clip in source.clips] == ["a\u2028disc"]  # which does not end the line
+    assert len(source.problems) == 1
+    assert said in source.problems[0]
+
+
+def test_ugly_names_are_keys_unless_they_are_no_text(tmp_path: Path) -> None:
+    write_ffv1(disc(), 24, tmp_path / "a.mkv")
+    names = ["-v: 100%03d #1", "fire\u00a0wall", "\U0001f469\u200d\U0001f680", "u\u0308ber", 'l\'ete "x"']
+    for name in names:
+        write_ffv1(disc(), 24, tmp_path / f"{name}.mkv")
+    with (tmp_path / "a.mkv").open("rb") as good, open(os.fsencode(tmp_path / "caf") + b"\xe9.mkv", "wb") as bad:
+        bad.write(good.read())
+    (tmp_path / "captions.jsonl").write_text('{"file": "\u00fcber.mkv", "caption": "composed\u2028here"}\n', "utf-8")
+    source = FolderSource(tmp_path, "all")
+    assert {clip.key for clip in source.clips} == {*names, "a"} - {"u\u0308ber"} | {"\u00fcber"}
+    assert [clip.caption for clip in source.clips if clip.caption] == ["composed\u2028here"]
+    (problem,) = source.problems
+    assert "bytes that are no UTF-8 in it; rename it" in problem
+
+
+def test_a_folder_that_ingest_writes_is_no_clip_and_not_ready_before_it_ends(tmp_path: Path) -> None:
+    write_ffv1(disc(), 24, tmp_path / "a.mkv")
+    Image.fromarray(disc()[0]).save((tmp_path / "set").mkdir() or tmp_path / "set" / "still.png")
+    (tmp_path / "set" / "records.jsonl.tmp").touch()
+    source = FolderSource(tmp_path, "all")
+    assert [clip.key for clip in source.clips] == ["a"]
+    assert not source.problems
+    with pytest.raises(DataError, match="ingest has not ended there; give its command again"):
+        FolderSource(tmp_path / "set", "all")
 
 
 def test_inverted_mattes_are_named_and_left_out(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_clips_with_constant_alpha_are_skipped_and_named(tmp_path: Path, capsys:
 
 def test_unknown_set(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="source=fluid: unknown set; expected one of fluent"):
-        ingest.ingest(ingest.Options("fluid", tmp_path, tmp_path))
+        ingest.ingest(ingest.Options("fluid", tmp_path, tmp_path / "out"))
 
 
 def test_sharding_twice_gives_the_same_bytes(originals: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,15 @@ import numpy as np
 import pytest
 from matting_trees import colours, rgba, run, save, save_clip, save_pair, save_prores, skipped
 
+from data_prep.shard import Options as ShardOptions
+from data_prep.shard import shard
 from data_prep.sources.wanalpha import latent_size
+from data_prep.verify import Options as VerifyOptions
+from data_prep.verify import verify
 from wan_alpha.data.errors import DataError
+from wan_alpha.data.folders import FolderSource
 from wan_alpha.data.media import read_frames
+from wan_alpha.data.shards import ShardSource
 
 COLUMNS = ("video_fgr", "video_pha", "prompt", "cache_path", "frame_height", "frame_width", "num_frames")
 
@@ -146,6 +153,46 @@ def test_own_clips_keep_names_captions_and_bytes(own: Path, tmp_path: Path) -> N
     assert {record["split"] for record in records.values()} == {"train", "val"}
     assert (out / records["parrot"]["media"]).read_bytes() == (own / "parrot.mov").read_bytes()
     np.testing.assert_array_equal(read_frames(out / records["fire"]["media"], None, 0, 4), rgba(2, 4))
+
+
+def test_a_second_run_takes_what_changed_and_keeps_other_sets(own: Path, release: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("generic", own, out, size=16)
+    before = {file.name: file.stat().st_mtime_ns for file in out.glob("*.mkv")}
+    assert len(before) == 4
+    (own / "captions.csv").write_text("file,caption\nparrot.mov,a parrot\u2028at last\n", encoding="utf-8")
+    for number, frame in enumerate(rgba(5, 4)):
+        save(frame, own / "fire" / f"{number}.png")  # drawn again
+    run("wanalpha", release, out)  # without size
+    records = run("generic", own, out, size=16, licence="ours")
+    after = {name: (out / name).stat().st_mtime_ns for name in before}
+    assert [name for name in before if before[name] != after[name]] == ["fire.mkv"]
+    assert (records["parrot"]["caption"], records["fire"]["caption"]) == ("a parrot\u2028at last", "")
+    assert {records[key]["licence"] for key in ("parrot", "fire", "logo", "cup")} == {"ours"}
+    assert {records[key]["size"] for key in records} == {16, None}
+    assert sorted(key for key in records if key.startswith("wanalpha-")) == [
+        "wanalpha-fire_v2", "wanalpha-glass", "wanalpha-smoke",
+    ]  # fmt: skip
+    assert len(FolderSource(out, "all")) == 7
+    index = run_shard(out, tmp_path / "shards")
+    assert {clip.caption for clip in index.clips} >= {"a parrot\u2028at last", ""}
+
+
+def run_shard(root: Path, out: Path) -> ShardSource:
+    shard(ShardOptions(root, out, workers=0, val_share=0))
+    assert not verify(VerifyOptions(out, workers=0)).problems
+    return ShardSource(out, "train")
+
+
+def test_own_files_are_not_written_over(own: Path) -> None:
+    with pytest.raises(DataError, match="is root too, whose files would be written over; give another folder"):
+        run("generic", own, own / ".." / "own", size=8)
+
+
+def test_names_that_are_no_text_are_listed(own: Path, tmp_path: Path) -> None:
+    Path(os.fsdecode(os.fsencode(own) + b"/caf\xe9.mov")).write_bytes((own / "parrot.mov").read_bytes())
+    assert len(run("generic", own, tmp_path / "out")) == 4
+    assert "caf\\udce9.mov: the key" in skipped(tmp_path / "out")[0]
 
 
 def test_own_captions_in_another_encoding_stop_the_run(own: Path, tmp_path: Path) -> None:

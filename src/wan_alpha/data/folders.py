@@ -21,17 +21,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from wan_alpha.data.annotations import read_annotations
 from wan_alpha.data.errors import DataError
-from wan_alpha.data.media import MEDIA_EXTENSIONS, MediaInfo, Pair, media_files, read_frames
+from wan_alpha.data.media import MEDIA_EXTENSIONS, PICTURES, VIDEOS, MediaInfo, Pair, media_files, read_frames
 from wan_alpha.data.premultiplied import PREMULTIPLIED, Premultiplied, straighten
 from wan_alpha.data.resize import Frames
-from wan_alpha.data.source import Clip, hash_manifest, key_problem
+from wan_alpha.data.source import Clip, clip_of, hash_manifest, key_problem, numbered_lines
 from wan_alpha.data.usable import check_usable
 from wan_alpha.data.verdicts import read_verdicts
 
 RECORDS = "records.jsonl"
+UNFINISHED = f"{RECORDS}.tmp"  # the journal of data_prep.ingest, gone when it ends
 CAPTIONS = ("captions.csv", "captions.json", "captions.jsonl")
 TEXTS = frozenset({".csv", ".json", ".jsonl", ".md", ".txt"})  # may lie beside the clips
 Entry = tuple[str, Path | Pair]
@@ -80,6 +82,8 @@ class FolderSource:
         self.problems: list[str] = []
         if not self.root.is_dir():
             raise DataError(f"{self.root}: expected a folder of clips, found nothing there")
+        if not (self.root / RECORDS).exists() and (self.root / UNFINISHED).exists():
+            raise DataError(f"{self.root}: data_prep.ingest has not ended there; give its command again, it continues")
         found = self._from_records() if (self.root / RECORDS).exists() else self._from_entries(val_share)
         if not found:
             reasons = "\n  ".join(self.problems) or "it holds neither RGBA files nor folders of frames"
@@ -159,16 +163,13 @@ class FolderSource:
     def _from_records(self) -> list[tuple[Clip, Path | Pair]]:
         found: list[tuple[Clip, Path | Pair]] = []
         seen: set[str] = set()
-        for number, line in enumerate((self.root / RECORDS).read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in numbered_lines((self.root / RECORDS).read_text(encoding="utf-8")):
             try:
                 record = json.loads(line)
                 file = self._inside(record["media"])
-                if record["key"] in seen or key_problem(record["key"]):
-                    raise ValueError(key_problem(record["key"]) or f"the key {record['key']!r} occurs twice")
-                clip = Clip(
-                    record["key"], record["num_frames"], record["fps"], record["height"], record["width"],
-                    record["caption"], record["split"], record,
-                )  # fmt: skip
+                clip = clip_of(record["key"], record, record["split"])
+                if clip.key in seen:
+                    raise DataError(f"the key {clip.key!r} occurs twice")
             except (ValueError, KeyError, TypeError) as error:
                 self.problems.append(f"{self.root / RECORDS}:{number}: not a record ({error!r})")
                 continue
@@ -194,6 +195,8 @@ class FolderSource:
         usable: dict[str, tuple[MediaInfo, Path | Pair]] = {}
         for key, media in _entries(self.root, self.problems):
             try:
+                if problem := key_problem(key):
+                    raise DataError(f"{media}: {problem}; rename it")
                 if key in usable:
                     raise DataError(f"{media}: another clip has the key {key!r} too; rename one of them")
                 usable[key] = (self._check(media), media)
@@ -242,7 +245,7 @@ def read_captions(root: Path) -> dict[str, str]:
         if file.suffix == ".csv":
             rows: Any = list(csv.DictReader(io.StringIO(text, newline="")))
         elif file.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [json.loads(line) for _, line in numbered_lines(text)]
         else:
             rows = json.loads(text)
             rows = [{"key": k, "caption": v} for k, v in rows.items()] if isinstance(rows, dict) else rows
@@ -267,9 +270,12 @@ def _utf8(file: Path) -> str:
 
 
 def key_of(path: Path) -> str:
-    """The key of a file or folder: its name without media extension, dots replaced, as shards split names at dots."""
-    name = path.stem if path.suffix.lower() in MEDIA_EXTENSIONS | {".mp4", ".jpg"} else path.name
-    return name.replace(".", "_")
+    """The key of a file or folder: its name without media extension, dots replaced, as shards split names at dots.
+
+    Unicode is composed (NFC), for Macs write names apart that captions and other systems write as one.
+    """
+    name = path.stem if path.suffix.lower() in PICTURES | VIDEOS else path.name
+    return normalize("NFC", name.replace(".", "_"))
 
 
 def _first(row: dict[str, Any], *names: str) -> Any:
@@ -282,7 +288,7 @@ def _first(row: dict[str, Any], *names: str) -> Any:
 def _entries(root: Path, problems: list[str]) -> Iterator[Entry]:
     """(key, media) of everything below `root` that looks like a clip."""
     for entry in sorted(root.iterdir()):
-        if entry.name.startswith(".") or entry.suffix == ".tmp":
+        if entry.name.startswith(".") or entry.suffix == ".tmp" or _ingested(entry):
             continue
         if entry.name == "fgr" and entry.is_dir():
             yield from _pairs(entry, root / "pha", problems)
@@ -297,6 +303,11 @@ def _entries(root: Path, problems: list[str]) -> Iterator[Entry]:
                 f"{entry}: expected a file that carries alpha ({kinds}) or a folder of frames; export it as one, or "
                 "give colour and matte as a pair fgr/ + pha/"
             )
+
+
+def _ingested(folder: Path) -> bool:
+    """Whether data_prep.ingest wrote, or has begun to write, this folder."""
+    return any((folder / name).exists() for name in (RECORDS, UNFINISHED))
 
 
 def _pairs(fgr: Path, pha: Path, problems: list[str]) -> Iterator[Entry]:

@@ -20,9 +20,9 @@ from rich.progress import track
 from wan_alpha.data.errors import DataError, MediaError
 from wan_alpha.data.media import read_frames
 from wan_alpha.data.resize import Frames
-from wan_alpha.data.source import Clip, hash_manifest
+from wan_alpha.data.source import Clip, clip_of, hash_manifest
 from wan_alpha.data.stores import LocalStore, RemoteStore, Shard, Store, open_store
-from wan_alpha.data.tars import Member, Row, clip_of, read_index, walk_tar
+from wan_alpha.data.tars import Member, Row, read_index, walk_tar
 
 MANIFEST = "shards.json"
 SCHEMA_VERSION = 1
@@ -132,7 +132,7 @@ class ShardSource:
         before = len(self.clips)
         for row in rows:
             try:
-                clip = clip_of(row, split)
+                clip = clip_of(row.key, row.meta, split)
                 if clip.key in self._keys:
                     raise DataError("another sample has this key too; make the shards again with data_prep.shard")
                 self._keys.add(clip.key)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Protocol
+from unicodedata import category
 
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.resize import Frames
@@ -105,11 +107,40 @@ class Chosen:
         return self.source.describe(self.indices[index])
 
 
+def clip_of(key: str, meta: Mapping[str, Any], split: str) -> Clip:
+    """The clip that the JSON of a record or of a sample describes.
+
+    Raises:
+        DataError: something is missing there, of the wrong type or out of its range, or the key is no name.
+    """
+    if problem := key_problem(key):
+        raise DataError(problem)
+    try:
+        clip = Clip(
+            key, int(meta["num_frames"]), float(meta["fps"]), int(meta["height"]), int(meta["width"]),
+            str(meta.get("caption", "")), split, meta,
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"its .json is not usable ({type(error).__name__}: {error})") from error
+    if min(clip.num_frames, clip.height, clip.width) < 1 or not 0 < clip.fps < inf or split not in SPLITS:
+        shape = f"{clip.num_frames} frames of {clip.height}x{clip.width} at {clip.fps:g} fps"
+        raise DataError(f"{shape} in split {split!r}: expected numbers above 0, and one of {', '.join(SPLITS)}")
+    return clip
+
+
 def key_problem(key: str) -> str:
     """What is wrong with a key that names files and members of shards; "" if nothing."""
-    if not key or any(char in key for char in "./\\") or not key.isprintable():
-        return f"the key {key!r} is empty, or has dots, slashes or control characters in it"
+    if not key or any(char in "./\\" or category(char) in ("Cc", "Cs") for char in key):
+        return f"the key {key!r} is empty, or has dots, slashes, control characters or bytes that are no UTF-8 in it"
     return ""
+
+
+def numbered_lines(text: str) -> Iterator[tuple[int, str]]:
+    """(number from 1, line) of the lines that are not blank.
+
+    A line feed alone ends a line: captions may hold signs such as U+2028, which `str.splitlines` takes for an end.
+    """
+    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def hash_manifest(entries: Iterable[tuple[str | int, ...]]) -> str:

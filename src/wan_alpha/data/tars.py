@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.media import MEDIA_EXTENSIONS
-from wan_alpha.data.source import Clip, key_problem
+from wan_alpha.data.source import numbered_lines
 
 
 class Member(NamedTuple):
@@ -36,7 +36,7 @@ def read_index(text: str, where: str) -> dict[str, list[Row]]:
         DataError: a line is not what it has to be.
     """
     rows: dict[str, list[Row]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in numbered_lines(text):
         try:
             entry = json.loads(line)
             member = Member(entry["shard"], entry["ext"], int(entry["offset"]), int(entry["size"]))
@@ -66,24 +66,6 @@ def walk_tar(file: BinaryIO, shard: str, length: int) -> tuple[list[Row], dict[s
             continue
         rows.append(Row(key, Member(shard, media[0], *parts[media[0]]), meta))
     return rows, problems, truncated
-
-
-def clip_of(row: Row, split: str) -> Clip:
-    """The clip that a sample's JSON describes.
-
-    Raises:
-        DataError: something is missing there or of the wrong type, or the key is no name.
-    """
-    meta = row.meta
-    if problem := key_problem(row.key):
-        raise DataError(problem)
-    try:
-        return Clip(
-            row.key, int(meta["num_frames"]), float(meta["fps"]), int(meta["height"]), int(meta["width"]),
-            str(meta.get("caption", "")), split, meta,
-        )  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"its .json is not usable ({type(error).__name__}: {error})") from error
 
 
 def _members(file: BinaryIO, length: int) -> tuple[dict[str, dict[str, tuple[int, int]]], bool]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wan_alpha.data.errors import DataError
+from wan_alpha.data.source import numbered_lines
 
 VERDICTS = "curation.jsonl"
 
@@ -31,7 +32,7 @@ def read_verdicts(root: Path) -> dict[str, Verdict]:
         DataError: a line is not a verdict.
     """
     file, verdicts = root / VERDICTS, {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.exists() else [], 1):
+    for number, line in numbered_lines(file.read_text(encoding="utf-8")) if file.exists() else ():
         try:
             said = json.loads(line)
             if not isinstance(said["key"], str) or (not said["keep"] and not said["reasons"]):

@@ -43,7 +43,9 @@ def _opened(source: Path | bytes, name: str, number: int = 0) -> Iterator[tuple[
     except MediaError:
         raise
     except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise MediaError(f"{name}: cannot be decoded ({error}); write the file again or remove it") from error
+        raise MediaError(
+            f"{name}: cannot be decoded ({getattr(error, 'strerror', None) or error}); write it again or remove it"
+        ) from error
 
 
 def _has_alpha(pixel_format: av.VideoFormat | None) -> bool:
