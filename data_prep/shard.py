@@ -23,7 +23,6 @@ from typing import Annotated, Any, TypeVar
 from rich.progress import track
 
 from data_prep.cli import parse, told
-from data_prep.decisions import Decisions, decisions
 from data_prep.engine import Engine, open_engine
 from data_prep.files import write_atomic
 from data_prep.packing import COMPACT, Entry, Indexed, Job, encode_clip, encoding, pack, plan, write_lines
@@ -77,8 +76,8 @@ def shard(options: Options) -> Manifest:
     """
     if options.codec not in COMPACT:
         raise DataError(f"codec={options.codec}: expected one of {', '.join(COMPACT)}")
-    source = FolderSource(options.root, "all", options.val_share)
-    return write_shards(source, options.out, options=options, decided=decisions(options.root))
+    source = FolderSource(options.root, "all", options.val_share, curated=True)
+    return write_shards(source, options.out, options=options)
 
 
 def write_shards(
@@ -87,7 +86,6 @@ def write_shards(
     shard_mb: float = 64.0,
     keys: Container[str] | None = None,
     options: Options | None = None,
-    decided: Decisions | None = None,
 ) -> Manifest:
     """Write the clips of a folder (opened with split "all") as shards, sorted by key, index and manifest at the end.
 
@@ -97,12 +95,11 @@ def write_shards(
         shard_mb: a shard is closed once it is larger than so many megabytes; `options` has its own.
         keys: write only these clips; by default all.
         options: how; by default in this process, bytes kept where they are compact.
-        decided: which clips are left out, and which captions are corrected.
     """
     options = options or Options(source.root, out, shard_mb=shard_mb, workers=0)
     out.mkdir(parents=True, exist_ok=True)
     skipped = list(source.problems)
-    jobs = _jobs(source, keys, options, decided or Decisions(), skipped)
+    jobs = _jobs(source, keys, options)
     stage = Stage(out, fingerprint(jobs, options.codec, options.keep, options.shard_mb, SCHEMA_VERSION))
     try:
         with open_engine(options.engine, options.workers, options.ray) as engine:
@@ -115,21 +112,14 @@ def write_shards(
     return manifest
 
 
-def _jobs(
-    source: FolderSource, keys: Container[str] | None, options: Options, decided: Decisions, skipped: list[str]
-) -> list[Job]:
-    """The clips that become samples, in the order of the shards; what was dropped is named in `skipped`."""
+def _jobs(source: FolderSource, keys: Container[str] | None, options: Options) -> list[Job]:
+    """The clips that become samples, in the order of the shards."""
     jobs = []
     for index, clip in enumerate(source.clips):
         if keys is not None and clip.key not in keys:
             continue
-        if clip.key in decided.dropped:
-            skipped.append(f"{clip.key}: {decided.dropped[clip.key]}")
-            continue
-        media, meta = source.media(index), _meta(clip) | decided.edits.get(clip.key, {})
-        jobs.append(Job(clip.key, meta["split"], media, encoding(media, options.codec, options.keep), meta))
-    if not jobs:
-        raise DataError(f"{source.root}: no clip is left to pack\n  " + "\n  ".join(skipped[:20]))
+        media = source.media(index)
+        jobs.append(Job(clip.key, clip.split, media, encoding(media, options.codec, options.keep), _meta(clip)))
     return sorted(jobs, key=lambda job: (SPLITS.index(job.split), job.key))
 
 
@@ -181,7 +171,7 @@ def _publish(
     write_lines(out / INDEX, itertools.chain.from_iterable(index for _, index in shards))
     (out / SKIPPED).unlink(missing_ok=True)
     if skipped:
-        write_atomic(out / SKIPPED, "".join(f"{reason}\n" for reason in skipped).encode())
+        write_atomic(out / SKIPPED, "".join(f"{reason}\n" for reason in skipped).encode(errors="backslashreplace"))
     manifest = _manifest(entries, jobs, out, codec, len(skipped))
     write_atomic(out / MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
     return manifest

@@ -24,7 +24,7 @@ from PIL import Image
 from data_prep import shard
 from data_prep.captioner import Captioner, curated_measures
 from data_prep.curate import curate
-from data_prep.curation.applied import curated, write_verdicts
+from data_prep.curation.applied import write_verdicts
 from data_prep.curation.config import CurateConfig, LabelsConfig, Limits, Thresholds
 from data_prep.curation.decide import decide
 from data_prep.curation.report import REMOVED, _histogram, rule_table
@@ -37,6 +37,7 @@ from wan_alpha.command import ConfigError, valid_keys
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.folders import FolderSource
 from wan_alpha.data.resize import Frames
+from wan_alpha.data.verdicts import read_verdicts
 
 
 def still(frames: Frames) -> Frames:
@@ -120,7 +121,7 @@ def test_a_clip_that_was_moved_is_packed_where_it_went(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", {"seen": blobs(1), "held": blobs(1)[:9], "other": blobs(2)}, val=("held",))
     outcome = decide(settings(f"root={root}", "duplicates.straddle=move_train"))
     write_verdicts(outcome.rows, root)
-    assert curated(root).edits == {"seen": {"split": "val"}}
+    assert {key: verdict.split for key, verdict in read_verdicts(root).items() if verdict.split} == {"seen": "val"}
     manifest = shard.shard(shard.Options(root, tmp_path / "shards", workers=0))
     assert manifest["samples"] == {"train": 1, "val": 2}
 
@@ -141,7 +142,7 @@ def test_what_was_measured_becomes_labels_of_captions(tmp_path: Path) -> None:
 def test_verdicts_that_are_no_verdicts_are_named(tmp_path: Path) -> None:
     (tmp_path / "curation.jsonl").write_text('{"key": "a", "keep": true}\n{"keep": tr')
     with pytest.raises(DataError, match=r"curation.jsonl:2: not a verdict .* run data_prep.curate again"):
-        curated(tmp_path)
+        read_verdicts(tmp_path)
 
 
 def test_folders_of_one_name_cannot_be_told_apart(tmp_path: Path) -> None:

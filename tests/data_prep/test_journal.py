@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.decisions import decisions
 from data_prep.journal import HISTORY, Journal, entry
 from data_prep.shard import Options, shard
 from wan_alpha.data.annotations import ANNOTATIONS, Entry, read_annotations, read_entries
@@ -59,7 +58,6 @@ def test_verdicts_and_corrections_reach_the_shards(root: Path, tmp_path: Path) -
     assert clips["cup"].meta["labels"] == {"shot": "close"}
     assert clips["fire"].caption == "fire"
     assert "smoke: rejected by anna on 20" in (tmp_path / "out" / "skipped.txt").read_text()
-    assert decisions(root).kept == {"fire"}
     assert len(FolderSource(root, "all", annotated=False)) == 4
     Journal(root).append([entry("ben", "person", "smoke", "verdict", "")])
     assert len(FolderSource(root, "all")) == 4

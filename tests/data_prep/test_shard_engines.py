@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,8 @@ from matting_trees import rgba, save
 
 from data_prep import engine, ingest, shard
 from data_prep.curation.decide import decide
-from data_prep.decisions import Decisions, decisions
+from data_prep.journal import Journal, entry
 from wan_alpha.data.errors import DataError
-from wan_alpha.data.folders import FolderSource
 from wan_alpha.data.media import read_frames, write_ffv1, write_x264
 from wan_alpha.data.shards import ShardSource
 
@@ -233,25 +233,26 @@ def test_a_stage_of_other_clips_is_thrown_away(own: Path, tmp_path: Path, monkey
     assert not left.exists()
 
 
-def test_decisions_leave_out_and_correct(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    curated = Decisions(dropped={"clip1": "curate: hardly moves", "clip2": "curate: grey"})
-    reviewed = Decisions(
-        dropped={"clip3": "review: rejected by ada"},
-        edits={"clip0": {"caption": "a wave"}},
-        kept=frozenset({"clip2"}),
-    )
-    monkeypatch.setattr("data_prep.decisions.READERS", (lambda _: curated, lambda _: reviewed))
-    assert decisions(own) == Decisions(
-        {"clip1": "curate: hardly moves", "clip3": "review: rejected by ada"}, reviewed.edits, reviewed.kept
-    )
-    manifest = pack(own, tmp_path)
-    captions = {clip.key: clip.caption for split in ("train", "val") for clip in ShardSource(tmp_path, split).clips}
-    assert captions == {"clip0": "a wave", "clip2": "", "clip4": "", "clip5": "", "clip6": ""}
-    assert manifest["left_out"] == 2
-    assert (tmp_path / "skipped.txt").read_text() == "clip1: curate: hardly moves\nclip3: review: rejected by ada\n"
+def test_verdicts_and_corrections_are_honoured(own: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(own, tmp_path / "root"))
+    dropped = ("clip1", "clip2", "clip3")
+    lines = [{"key": key, "keep": False, "reasons": ["hardly moves"]} for key in dropped]
+    (root / "curation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = [("clip0", "caption", "a wave"), ("clip2", "verdict", "accepted"), ("clip4", "verdict", "rejected")]
+    Journal(root).append([entry("ada", "person", *what) for what in said])
+    manifest = pack(root, tmp_path / "out")
+    captions = {
+        clip.key: clip.caption for split in ("train", "val") for clip in ShardSource(tmp_path / "out", split).clips
+    }
+    assert captions == {"clip0": "a wave", "clip2": "", "clip5": "", "clip6": ""}
+    assert manifest["left_out"] == 3
+    skipped = (tmp_path / "out" / "skipped.txt").read_text().splitlines()
+    assert skipped[:2] == ["clip1: curation: hardly moves", "clip3: curation: hardly moves"]
+    assert skipped[2].startswith("clip4: rejected by ada on 20")
 
 
 def test_every_clip_dropped(own: Path, tmp_path: Path) -> None:
-    source = FolderSource(own, "all")
-    with pytest.raises(DataError, match="no clip is left to pack"):
-        shard.write_shards(source, tmp_path, decided=Decisions(dropped={f"clip{n}": "no" for n in range(NUM_CLIPS)}))
+    root = Path(shutil.copytree(own, tmp_path / "root"))
+    Journal(root).append([entry("ada", "person", f"clip{n}", "verdict", "rejected") for n in range(NUM_CLIPS)])
+    with pytest.raises(DataError, match=r"every clip is left out:\n  clip0: rejected by ada"):
+        pack(root, tmp_path / "out")

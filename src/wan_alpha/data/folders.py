@@ -92,6 +92,8 @@ class FolderSource:
             found = self._curated(found)
         if annotated:
             found = self._annotated(found)
+        if not found:
+            raise DataError(f"{self.root}: every clip is left out:\n  " + "\n  ".join(self.problems))
         chosen = [(clip, media) for clip, media in found if split in (clip.split, "all")]
         if not chosen:
             raise DataError(f"{self.root}: none of its {len(found)} clips is in split {split!r}; add clips")
