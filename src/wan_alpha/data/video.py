@@ -158,7 +158,8 @@ def _stream_frames(
                 )
             matrix = of_container if frame.colorspace == UNSAID else frame.colorspace
             # One thread: swscale's slice threads race now and then and damage rows, alpha above all.
-            yield frame.reformat(format=PIXEL_FORMATS[mode], src_colorspace=matrix, threads=1).to_ndarray()
+            picture = frame.reformat(format=PIXEL_FORMATS[mode], src_colorspace=matrix, threads=1)
+            yield picture.to_ndarray().astype(np.uint8, copy=False)
             found += 1
         if number >= positions[-1]:
             break
