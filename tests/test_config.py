@@ -199,9 +199,12 @@ def test_automatic_precision_follows_the_processor(
 def test_automatic_precision_follows_the_gpu_where_there_is_one(
     built_for_bf16: bool, meaning: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def supported(including_emulation: bool = True) -> bool:
+        return built_for_bf16 or including_emulation
+
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not built_for_bf16)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: built_for_bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     for accelerator in ("gpu", "cuda", "auto"):
         trainer = checked(compose(f"trainer.accelerator={accelerator}"))[0].trainer
         assert run.resolve_precision(trainer) == meaning, accelerator

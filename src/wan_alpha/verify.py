@@ -24,14 +24,17 @@ def main(arguments: list[str]) -> bool:
         ConfigError: the arguments are not these.
         CheckpointError: RUN is no run, or has nothing to compare with.
     """
-    places = [word for word in arguments if "=" not in word]
-    options = dict(word.split("=", 1) for word in arguments if "=" in word)
-    if len(places) != 1 or options.keys() - {"steps", "tolerance"}:
+    given = [word for word in arguments if word.startswith(("steps=", "tolerance="))]
+    places = [word for word in arguments if word not in given]
+    if len(places) != 1:
         raise ConfigError(USAGE)
+    options = dict(word.split("=", 1) for word in given)
     try:
         steps, tolerance = int(options.get("steps", 0)), float(options.get("tolerance", 1e-4))
     except ValueError as error:
         raise ConfigError(f"{error}; {USAGE}") from None
+    if steps < 0:
+        raise ConfigError(f"steps={steps}: expected at least 1, or 0 for all up to the newest checkpoint")
     from wan_alpha.training.replay import verify  # after the check: a typo should not wait for the imports
 
     return verify(places[0], steps, tolerance)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from launch import small, train
+from small_dit_base import write_complete_base
+from test_dit_runs import small as small_dit
 
 from wan_alpha.command import ConfigError
 from wan_alpha.training.checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError
@@ -55,6 +58,19 @@ def test_what_does_not_repeat_is_named(finished: Path, tmp_path: Path, capsys: p
     assert "BAD checkpoint of step 6" in said
     assert "optimiser: equal" in said
     assert main([str(run), "tolerance=0.1"])
+
+
+def test_rows_of_several_steps_repeat_however_fast_they_are(
+    clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Step 4's row holds losses by noise level of steps 3 and 4; that the third is in a checkpoint comes between."""
+    base = write_complete_base(tmp_path / "base", adapters=True)
+    more = ["trainer.checkpoint_every_n_steps=3", "trainer.val_every_n_steps=0", "callbacks.progress=true"]
+    train(*small_dit(base, clips, tmp_path / "run", *more))
+    assert main([str(tmp_path / "run")])
+    said = capsys.readouterr().out
+    assert re.search(r"step 4: \d columns of metrics.csv: equal", said)
+    assert "step 5" not in said
 
 
 @pytest.mark.parametrize(
@@ -119,5 +135,11 @@ def test_what_is_no_run_is_told(finished: Path, tmp_path: Path) -> None:
         main([str(tmp_path)])
     with pytest.raises(ConfigError, match="usage: python -m"):
         main([])
+    with pytest.raises(ConfigError, match="usage: python -m"):
+        main([str(tmp_path), "step=3"])
     with pytest.raises(ConfigError, match="invalid literal"):
         main([str(tmp_path), "steps=many"])
+    with pytest.raises(ConfigError, match="steps=-1: expected at least 1"):
+        main([str(tmp_path), "steps=-1"])
+    with pytest.raises(CheckpointError, match=r"lr=0\.1 is no run directory"):  # a folder may be called so
+        main([str(tmp_path / "lr=0.1"), "steps=1"])

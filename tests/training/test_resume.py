@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from small_world import write_clips
 
 from wan_alpha.training.checkpoints import CheckpointError
+from wan_alpha.training.metrics_csv import SPEED
 from wan_alpha.training.preemption import TRY_AGAIN
 
 SIGKILL = -9
@@ -31,10 +32,7 @@ def last_state(run_dir: Path) -> dict[str, Any]:
 
 def rows(run_dir: Path) -> list[dict[str, str]]:
     with open(run_dir / "metrics.csv", newline="") as file:
-        return [
-            {k: v for k, v in row.items() if "per_second" not in k and k != "train/data_wait"}
-            for row in csv.DictReader(file)
-        ]
+        return [{k: v for k, v in row.items() if k not in SPEED} for row in csv.DictReader(file)]
 
 
 def assert_equal_tree(a: Any, b: Any, where: str = "") -> None:
@@ -180,7 +178,7 @@ def test_a_schedule_may_be_said_in_two_ways(wan22: Path, clips: Path, tmp_path: 
 def test_accumulated_batches_continue_at_the_right_sample(wan22: Path, clips: Path, tmp_path: Path) -> None:
     def command(name: str) -> list[str]:
         accumulating = ["data.batch_size=1", "trainer.accumulate_grad_batches=2", "trainer.val_every_n_steps=0"]
-        return small(wan22, clips, tmp_path / name, *accumulating)
+        return small(wan22, clips, tmp_path / name, *accumulating, "trainer.log_every_n_steps=4")
 
     train(*command("whole"))
     asked = doomed("SIGTERM", 2, *command("killed"))  # with the first of the step's two batches
@@ -189,6 +187,14 @@ def test_accumulated_batches_continue_at_the_right_sample(wan22: Path, clips: Pa
     assert doomed("before the backward pass", 5, *command("killed")).code == SIGKILL
     train(*command("killed"))
     assert_same_result(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_rows_are_every_so_manyth_step_and_the_last_each_with_its_own_values(
+    wan22: Path, clips: Path, tmp_path: Path, reference: Path
+) -> None:
+    train(*small(wan22, clips, tmp_path, "trainer.log_every_n_steps=4", "trainer.val_every_n_steps=0"))
+    wanted = [row for row in rows(reference) if row["step"] in ("4", "6")]
+    assert rows(tmp_path) == [{k: v for k, v in row.items() if not k.startswith("val/")} for row in wanted]
 
 
 def test_mixed_sets_in_buckets_continue_too(

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from wan_alpha.training.checkpoints import AtomicCheckpointIO, CheckpointError, last_checkpoint
+from wan_alpha.training.checkpoints import AtomicCheckpointIO, CheckpointError, last_checkpoint, read_header
 from wan_alpha.training.heartbeat import limit_communications
-from wan_alpha.training.sharded import ShardedWriter, load_for, local, read_rest
+from wan_alpha.training.sharded import ShardedWriter, load_for, local
 
 NAME = "checkpoints/step-00000002.ckpt"
 
@@ -56,7 +56,7 @@ def test_it_holds_the_state_of_the_moment_and_no_pickle(mesh: DeviceMesh, tmp_pa
     assert last_checkpoint(tmp_path) == tmp_path / NAME
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002.ckpt"]
     assert {p.suffix for p in (tmp_path / NAME).iterdir()} == {".pt", ".safetensors"}
-    assert read_rest(tmp_path / NAME)["run_config"] == {"seed": 0}
+    assert read_header(tmp_path / NAME)["run_config"] == {"seed": 0}
     expected = torch.arange(40_000.0).view(100, 400)
     whole = AtomicCheckpointIO().load_checkpoint(tmp_path / NAME)
     assert torch.equal(whole["state_dict"]["a/b.c"], expected)
@@ -90,7 +90,7 @@ def test_what_a_killed_run_of_another_strategy_left_is_no_hindrance(
     writer.save(state(mesh), tmp_path / NAME)
     writer.wait()
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002.ckpt"]
-    assert read_rest(tmp_path / NAME)["global_step"] == 2
+    assert read_header(tmp_path / NAME)["global_step"] == 2
 
 
 def test_a_disk_that_fills_up_stops_the_run_and_leaves_the_last_one(mesh: DeviceMesh, tmp_path: Path) -> None:
@@ -132,4 +132,4 @@ def test_a_damaged_one_is_told(mesh: DeviceMesh, tmp_path: Path) -> None:
         AtomicCheckpointIO().load_checkpoint(tmp_path / NAME)
     (tmp_path / NAME / "rest.pt").unlink()
     with pytest.raises(CheckpointError, match="no checkpoint at"):
-        read_rest(tmp_path / NAME)
+        read_header(tmp_path / NAME)

@@ -8,13 +8,16 @@ factor, so its own averages of the gradients are compared, too: to a thousandth 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import launch
 import pytest
 import torch
-from launch import compose, train
-from ranks import run_ranks
+import torch.distributed as dist
+from launch import MOMENTS, compose, train
+from ranks import Ranks, run_ranks
 from safetensors.torch import load_file
 from small_dit_base import write_complete_base
 from test_dit_runs import small as small_dit
@@ -23,6 +26,7 @@ from test_resume import rows
 from wan_alpha.command import ConfigError
 from wan_alpha.models.context import ContextError, TokenGroup
 from wan_alpha.training.checkpoints import AtomicCheckpointIO, last_checkpoint
+from wan_alpha.training.preemption import TRY_AGAIN
 from wan_alpha.training.run import build_trainer
 from wan_alpha.training.strategies import build_strategy, places, share_batch
 
@@ -43,6 +47,11 @@ def losses(run_dir: Path) -> list[float]:
     return [float(row["train/loss"]) for row in rows(run_dir) if row.get("train/loss")]
 
 
+def levels(run_dir: Path) -> list[dict[str, float]]:
+    """The losses by noise level of each row of stage=dit."""
+    return [{k: float(v) for k, v in row.items() if k.startswith("train/loss_t") and v} for row in rows(run_dir)]
+
+
 def gradients(run_dir: Path) -> list[torch.Tensor]:
     """Adam's averages of them, at the end."""
     checkpoint = last_checkpoint(run_dir)
@@ -54,6 +63,7 @@ def gradients(run_dir: Path) -> list[torch.Tensor]:
 def assert_same_run(run_dir: Path, reference: Path) -> None:
     """Within the tolerance that the module states."""
     assert losses(run_dir) == pytest.approx(losses(reference), rel=1e-5)
+    assert levels(run_dir) == [pytest.approx(row, rel=1e-5) for row in levels(reference)]
     a, b = exported(run_dir), exported(reference)
     assert a.keys() == b.keys()
     for name, tensor in b.items():
@@ -91,20 +101,29 @@ def test_stage_vae_sharded_and_whole_and_back(wan22: Path, clips: Path, tmp_path
     assert kinds == [("step-00000004.ckpt", False), ("step-00000006.ckpt", True)]
 
 
-def test_stage_dit_sharded(clips: Path, tmp_path: Path) -> None:
+def test_stage_dit_sharded_stopped_within_a_row_and_continued_by_one_rank(clips: Path, tmp_path: Path) -> None:
     base = write_complete_base(tmp_path / "base", adapters=True)
 
     def command(name: str, *more: str) -> list[str]:
-        every = ["trainer.log_every_n_steps=1", "trainer.gradient_clip_val=0"]
-        return small_dit(base, clips, tmp_path / name, *CALM, *every, *more)
+        return small_dit(base, clips, tmp_path / name, *CALM, "trainer.gradient_clip_val=0", *more)
 
     train(*command("one"))
     checkpointed = "trainer.activation_checkpointing=true"
     train(*command("checkpointed", checkpointed))
     assert_same_run(tmp_path / "checkpointed", tmp_path / "one")
-    run_ranks(2, *command("sharded", FSDP, checkpointed, "trainer.val_every_n_steps=4", "callbacks.panels=true"))
+    validated = ["trainer.val_every_n_steps=2", "callbacks.panels=true", "trainer.devices=2"]
+    stopped = Ranks(2, *command("sharded", FSDP, checkpointed, *validated), prepare=stop_after_three_steps).wait()
+    assert stopped.codes == [TRY_AGAIN, TRY_AGAIN], stopped
+    assert (tmp_path / "sharded" / "panels" / "step-00000002.png").exists()
+    assert last_checkpoint(tmp_path / "sharded") == tmp_path / "sharded" / "checkpoints" / "step-00000003.ckpt"
+    train(*command("sharded", checkpointed))
     assert_same_run(tmp_path / "sharded", tmp_path / "one")
-    assert (tmp_path / "sharded" / "panels" / "step-00000004.png").exists()
+
+
+def stop_after_three_steps(rank: int) -> None:
+    """Called in each rank before its run: rank 1 gets a signal in its second step; all know of it after the third."""
+    if rank == 1:
+        MOMENTS["SIGTERM"](1)
 
 
 def test_two_ranks_divide_the_tokens_of_a_clip(clips: Path, tmp_path: Path) -> None:
@@ -164,11 +183,31 @@ def test_a_global_batch_is_divided(tmp_path: Path) -> None:
 
 
 def test_single_frames_are_trained_by_two_ranks(wan22: Path, clips: Path, tmp_path: Path) -> None:
-    """They never meet the temporal convolutions, whose gradients DDP would wait for."""
-    run_ranks(
-        2, *launch.small(wan22, clips, tmp_path, *CALM, ONE_BLOCK, DDP, "data.num_frames=1", "trainer.max_steps=3")
-    )
-    assert len(losses(tmp_path)) == 3
+    """They never meet the temporal convolutions, whose gradients DDP would wait for.
+
+    Besides gradients the ranks reduce one small tensor for each row: none in the first of these steps.
+    """
+    more = ["data.num_frames=1", "trainer.max_steps=3", "trainer.log_every_n_steps=2", "trainer.devices=2"]
+    command = launch.small(wan22, clips, tmp_path, *CALM, ONE_BLOCK, DDP, *more)
+    ended = Ranks(2, *command, prepare=partial(note_reductions, tmp_path)).wait()
+    assert ended.codes == [0, 0], ended
+    assert [row["step"] for row in rows(tmp_path)] == ["2", "3"]
+    columns = sum(name.startswith("train/") for name in rows(tmp_path)[0])
+    for rank in range(2):
+        assert (tmp_path / f"reduced-{rank}").read_text() == f"[{columns}] [{columns}] "
+
+
+def note_reductions(folder: Path, rank: int) -> None:
+    """Called in each rank before its run: what it reduces among all ranks is written down by its shape."""
+    reduce = dist.all_reduce
+
+    def noting(tensor: torch.Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Any:
+        if group is None:
+            with open(folder / f"reduced-{rank}", "a") as file:
+                file.write(f"{list(tensor.shape)} ")
+        return reduce(tensor, op, group, async_op)
+
+    dist.all_reduce = noting
 
 
 def test_what_is_left_open_torchrun_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,8 @@ def test_a_known_device_gets_its_share_of_the_peak(
     made: list[utilisation.Utilisation] = []
 
     class Kept(utilisation.Utilisation):
-        def __init__(self, every_n_steps: int) -> None:
-            super().__init__(every_n_steps)
+        def __init__(self) -> None:
+            super().__init__()
             made.append(self)
 
     monkeypatch.setattr(run, "Utilisation", Kept)

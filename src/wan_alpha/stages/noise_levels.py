@@ -13,7 +13,7 @@ LEVELS = 4
 
 
 class NoiseLevels:
-    """Means of the loss over t in [0, 1/4), [1/4, 1/2), ... since the last logged row."""
+    """Means of the loss over t in [0, 1/4), [1/4, 1/2), ... since the last logged row, of each rank by itself."""
 
     def __init__(self) -> None:
         self.sums = torch.zeros(2, LEVELS)  # of losses, and how many
@@ -37,10 +37,10 @@ class NoiseLevels:
             logger.log_metrics(means, step=module.global_step + 1)
         self.sums = torch.zeros_like(self.sums)
 
-    def state(self) -> Tensor:
-        """What a checkpoint needs to go on within a row."""
-        return self.sums.cpu()
+    def state(self, ranks: int) -> Tensor:
+        """What a checkpoint needs to go on within a row: the sums of all ranks, which must call this together."""
+        return sum_over_ranks(self.sums.clone(), ranks).cpu()
 
-    def restore(self, state: Tensor) -> None:
-        """Go on from `state`."""
-        self.sums = state
+    def restore(self, state: Tensor, rank: int) -> None:
+        """Go on from `state`, however many ranks there are now: the first one carries what there was."""
+        self.sums = state if rank == 0 else torch.zeros_like(state)

@@ -13,6 +13,8 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 CHECKPOINT_DIR = "checkpoints"
+REST = "rest.pt"
+"""Of a checkpoint that is a directory (`sharded`): all that is not in its other files."""
 
 
 class CheckpointError(RuntimeError):
@@ -56,12 +58,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             from wan_alpha.training.sharded import load_whole
 
             return load_whole(Path(path))
-        try:
-            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        except FileNotFoundError:
-            raise CheckpointError(f"no checkpoint at {path}") from None
-        except Exception as error:  # torch raises half a dozen types for a damaged archive
-            raise CheckpointError(f"{path} is not a checkpoint that loads without pickles: {error}") from error
+        return _load(path, map_location=map_location or "cpu")
+
+
+def _load(path: str | Path, **options: Any) -> dict:
+    try:
+        return torch.load(path, weights_only=True, **options)
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint at {path}") from None
+    except Exception as error:  # torch raises half a dozen types for a damaged archive
+        raise CheckpointError(f"{path} is not a checkpoint that loads without pickles: {error}") from error
+
+
+def read_header(path: Path) -> dict:
+    """What a checkpoint says of its run.  Tensors of a file are only read from the disk if somebody looks at them."""
+    return _load(path / REST if path.is_dir() else path, map_location="cpu", mmap=True)
 
 
 def last_checkpoint(run_dir: str | Path) -> Path | None:

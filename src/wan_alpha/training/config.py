@@ -84,7 +84,7 @@ class TrainerConfig:
     max_steps: Count  # optimiser steps of the run
     accumulate_grad_batches: Count  # batches per optimiser step; multiplies the global batch
     gradient_clip_val: NonNegative  # largest norm of the gradient; 0: not clipped
-    log_every_n_steps: Count  # a line on the terminal and a row of metrics.csv
+    log_every_n_steps: Count  # a line on the terminal and a row of metrics.csv; one of the last step, too
     val_every_n_steps: Natural  # and after the last step; 0: no validation
     checkpoint_every_n_steps: Count  # what an interruption loses at most
     keep_checkpoints: Count  # the newest so many; older ones are deleted

@@ -10,22 +10,24 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from safetensors import SafetensorError
 
 from wan_alpha.models.whole_clip import encode_features, latent_mean
 from wan_alpha.stages.base import BaseVAEModule
 from wan_alpha.stages.stage import StageModule
+from wan_alpha.training.checkpoints import CheckpointError, last_checkpoint
 from wan_alpha.training.data import ClipDataModule
 from wan_alpha.training.ema import AdapterEMA
 from wan_alpha.training.guards import check_finite_weights
 from wan_alpha.training.sharded import gathered
 
 
-class ValidateLastStep(Callback):
-    """The held-out clips are measured after the last step, too, if `trainer.val_every_n_steps` does not divide it."""
+class LastStep(Callback):
+    """The last step is logged, and the held-out clips are measured after it, whatever the intervals of both."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step >= trainer.max_steps:
-            trainer.should_stop = True  # Lightning validates before it stops
+            trainer.should_stop = True  # Lightning logs and, if it ever does, validates before it stops
 
 
 class Export(Callback):
@@ -49,7 +51,13 @@ class Export(Callback):
             if isinstance(pl_module, BaseVAEModule):
                 data: ClipDataModule = trainer.datamodule  # type: ignore[attr-defined]
                 measure_latents(pl_module, islice(data.train_loader(first=0), self.statistics_batches))
-            pl_module.export(self.run_dir, self.dtype)
+            try:
+                pl_module.export(self.run_dir, self.dtype)
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(
+                    f"could not write what was learned to {self.run_dir}: {error}. The last whole checkpoint is "
+                    f"{last_checkpoint(self.run_dir) or 'none yet'}; free some space and run the same command again"
+                ) from error
 
 
 @torch.no_grad()

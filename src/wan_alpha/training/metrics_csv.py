@@ -12,6 +12,8 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 log = logging.getLogger(__name__)
+SPEED = ("train/frames_per_second", "train/data_wait", "train/mfu")
+"""Columns that say how fast a step was: all others of a run are the same when it is repeated."""
 
 
 class MetricsCSV(Logger):

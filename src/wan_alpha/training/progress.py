@@ -11,6 +11,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from wan_alpha.stages.stage import is_logged
 from wan_alpha.training.strategies import data_share
 
 MUCH_WAITING = 0.05
@@ -34,20 +35,18 @@ class DataWait(PassThroughProfiler):
 
 
 class StepProgress(ProgressBar):
-    """A rich progress bar over optimiser steps; without a terminal, one plain line now and then.
+    """A rich progress bar over optimiser steps; without a terminal, one plain line for each logged step.
 
     Logs `train/frames_per_second` since the start, and of this rank `train/data_wait`, the share of the time since the
     last line that training waited for its next batch (0 to 1).
 
     Args:
         frames_per_step: video frames that one optimiser step sees on each rank, for the throughput.
-        every_n_steps: how often the host reads the loss back.
     """
 
-    def __init__(self, frames_per_step: int, every_n_steps: int) -> None:
+    def __init__(self, frames_per_step: int) -> None:
         super().__init__()
         self.frames_per_step = frames_per_step
-        self.every_n_steps = every_n_steps
         self.console = Console()
         self.bar: Progress | None = None
         self.enabled = True
@@ -91,7 +90,7 @@ class StepProgress(ProgressBar):
         self.last_step = step
         if self.bar is not None:
             self.bar.update(self.task, completed=step)
-        if not self.enabled or (step % self.every_n_steps and step != trainer.max_steps):
+        if not self.enabled or not is_logged(trainer, step):
             return
         elapsed = time.perf_counter() - self.started - self.paused
         self.frames_per_second = (step - self.first_step) * self.frames_all_ranks / max(elapsed, 1e-9)

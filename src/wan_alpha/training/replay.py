@@ -16,10 +16,10 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from wan_alpha.command import validated
-from wan_alpha.training.checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError
+from wan_alpha.training.checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError, read_header
 from wan_alpha.training.config import RunConfig
 from wan_alpha.training.identity import differing_keys
-from wan_alpha.training.sharded import read_rest
+from wan_alpha.training.metrics_csv import SPEED
 
 CONSOLE = Console(highlight=False)
 # Keys that came after runs were first recorded, with what they are without it.
@@ -65,12 +65,12 @@ def verify(run: str | Path, steps: int = 0, tolerance: float = 1e-4) -> bool:
         start, target = set_aside(run, Path(folder))
         first, until = _step(start), _step(target)
         last = min(first + steps, until) if steps else until
-        header = _header(target)
+        header = read_header(target)
         CONSOLE.print(f"verify: steps {first + 1} to {last} of {run}, from {start.name if start else 'the start'}")
         copy = Path(folder) / "run"
         replay(json.loads((run / "config.json").read_text()), header, copy, start, last)
         found = list(compare(run, copy, target if last == until else None, first, last))
-        taken = _header(copy / CHECKPOINT_DIR / target_name(last))
+        taken = read_header(copy / CHECKPOINT_DIR / target_name(last))
         if differing := differing_keys(header["run_config"], taken["run_config"]):
             raise CheckpointError("the replay is of another run:\n  " + "\n  ".join(differing))
     if not found:
@@ -116,7 +116,7 @@ def replay(tree: dict[str, Any], header: dict[str, Any], run_dir: Path, start: P
     optim["schedule_steps"] = recorded["schedule steps"] or optim["schedule_steps"] or trainer["max_steps"]
     trainer |= {
         "devices": 1, "num_nodes": 1, "strategy": "auto", "context_ranks": 1, "precision": recorded["precision"],
-        "max_steps": last, "log_every_n_steps": 1, "val_every_n_steps": 0, "checkpoint_every_n_steps": last,
+        "max_steps": last, "val_every_n_steps": 0, "checkpoint_every_n_steps": last,
     }  # fmt: skip
     if not torch.cuda.is_available():
         trainer["accelerator"] = "cpu"
@@ -134,7 +134,7 @@ def compare(run: Path, copy: Path, target: Path | None, first: int, last: int) -
     for step in range(first + 1, last + 1):
         if step not in before or step not in now:
             continue
-        names = [n for n in before[step] if n.startswith("train/") and n in now[step]]
+        names = [n for n in before[step] if n.startswith("train/") and n in now[step] and n not in SPEED]
         sizes = [_relative(torch.tensor(before[step][n]), torch.tensor(now[step][n])) for n in names]
         if names:
             yield Difference(f"step {step}: {len(names)} columns of metrics.csv", max(sizes))
@@ -158,10 +158,6 @@ def target_name(step: int) -> str:
 
 def _step(checkpoint: Path | None) -> int:
     return 0 if checkpoint is None else int(checkpoint.stem.split("-")[-1])
-
-
-def _header(checkpoint: Path) -> dict[str, Any]:
-    return read_rest(checkpoint) if checkpoint.is_dir() else AtomicCheckpointIO().load_checkpoint(checkpoint)
 
 
 def _rows(run: Path) -> dict[int, dict[str, float]]:

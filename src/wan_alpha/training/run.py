@@ -32,11 +32,12 @@ from wan_alpha.training.checkpoints import (
     CheckpointError,
     PeriodicCheckpoint,
     last_checkpoint,
+    read_header,
 )
 from wan_alpha.training.config import AlphaDiTConfig, RunConfig, TrainerConfig
 from wan_alpha.training.data import ClipDataModule
 from wan_alpha.training.ema import AdapterEMA
-from wan_alpha.training.finish import Export, ValidateLastStep
+from wan_alpha.training.finish import Export, LastStep
 from wan_alpha.training.generation import GenerationValidation
 from wan_alpha.training.guards import ReportUnreadable, StopOnNonFinite
 from wan_alpha.training.heartbeat import Heartbeat
@@ -48,7 +49,6 @@ from wan_alpha.training.progress import DataWait, StepProgress
 from wan_alpha.training.provenance import describe_environment, write_json
 from wan_alpha.training.quiet import quieten_lightning
 from wan_alpha.training.record_lineage import record_lineage
-from wan_alpha.training.sharded import read_rest
 from wan_alpha.training.stored import StoredLatentDataModule
 from wan_alpha.training.strategies import build_strategy, places, share_batch
 from wan_alpha.training.utilisation import Utilisation
@@ -169,7 +169,7 @@ def report_finished(run_dir: Path, step: int) -> None:
 
 def check_same_run(checkpoint: Path, identity: dict[str, Any]) -> int:
     """The step of a checkpoint; refuse one that another configuration or other data made, and name what differs."""
-    state = read_rest(checkpoint) if checkpoint.is_dir() else AtomicCheckpointIO().load_checkpoint(checkpoint)
+    state = read_header(checkpoint)
     saved = state.get("run_config")
     known = {name: identity.get(name) for name in ("captions",) if name in identity}  # what older checkpoints leave out
     differing = differing_keys(known | saved, identity) if saved else []
@@ -242,7 +242,7 @@ def resolve_precision(trainer: TrainerConfig) -> Any:
         return trainer.precision
     on_gpu = trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and torch.cuda.is_available())
     on_cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else on_cpu
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else on_cpu
     return "bf16-mixed" if has_bf16 else "32-true"
 
 
@@ -261,14 +261,13 @@ def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
         callbacks.append(ReconstructionValidation(run_dir, config.callbacks))
     if isinstance(config.model, AlphaDiTConfig) and t.val_every_n_steps:
         callbacks.append(GenerationValidation(run_dir, config.callbacks, config.model.samples, config.data))
-    if t.val_every_n_steps:
-        callbacks.append(ValidateLastStep())
+    callbacks.append(LastStep())
     if config.callbacks.progress:
         frames = config.data.batch_size * config.data.num_frames * t.accumulate_grad_batches
-        callbacks.append(StepProgress(frames, t.log_every_n_steps))
+        callbacks.append(StepProgress(frames))
     compiled = isinstance(config.model, AlphaDiTConfig) and config.model.frozen.compile
     if not compiled:  # what is compiled cannot be counted
-        callbacks.append(Utilisation(t.log_every_n_steps))
+        callbacks.append(Utilisation())
     callbacks.append(Export(run_dir, ema, getattr(torch, config.callbacks.export_dtype)))
     checkpoint = PeriodicCheckpoint(run_dir, t.checkpoint_every_n_steps, t.keep_checkpoints)
     return [*callbacks, checkpoint, StopOnSignal(checkpoint), Heartbeat(pace, t.heartbeat_s, t.timeout_s)]

@@ -24,9 +24,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor, zeros
 
-from wan_alpha.training.checkpoints import AtomicCheckpointIO, CheckpointError, remove_checkpoint
+from wan_alpha.training.checkpoints import REST, AtomicCheckpointIO, CheckpointError, remove_checkpoint
 
-REST = "rest.pt"
 MARK = "sharded tensor"
 SHARDED_PARTS = ("state_dict", "optimizer_states", "callbacks")
 
@@ -106,11 +105,6 @@ def shard_tree(tree: dict[str, Any], mesh: DeviceMesh) -> dict[str, Any]:
 # ----- reading ----------------------------------------------------------------------------------------------------
 
 
-def read_rest(path: Path) -> dict[str, Any]:
-    """A sharded checkpoint without its tensors."""
-    return AtomicCheckpointIO().load_checkpoint(path / REST)
-
-
 def load_for(path: Path, mesh: DeviceMesh) -> dict[str, Any]:
     """Any checkpoint, its trained state cut over `mesh`.
 
@@ -128,7 +122,7 @@ def load_whole(path: Path) -> dict[str, Any]:
 
 
 def _load(path: Path, empty: Callable[[TensorStorageMetadata], Tensor]) -> dict[str, Any]:
-    rest = read_rest(path)
+    rest = AtomicCheckpointIO().load_checkpoint(path / REST)
     try:
         reader = HuggingFaceStorageReader(str(path))
         stored = reader.read_metadata().state_dict_metadata

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
+from wan_alpha.stages.stage import is_logged
 from wan_alpha.training.flops import Flops
 from wan_alpha.training.hardware import known_gpu
 
@@ -24,13 +25,9 @@ class Utilisation(Callback):
 
     The FLOPs of a batch are counted once, while the first one is computed (matrix products, convolutions, attention;
     not what checkpointing computes again).  Nothing waits for the device; validations are not counted as time.
-
-    Args:
-        every_n_steps: how often.
     """
 
-    def __init__(self, every_n_steps: int) -> None:
-        self.every_n_steps = every_n_steps
+    def __init__(self) -> None:
         self.peak: float | None = None
         self.flops = 0
         self._counter: Flops | None = None
@@ -77,7 +74,7 @@ class Utilisation(Callback):
             self._restart()
             return
         self._batches += 1
-        if trainer.fit_loop._should_accumulate() or trainer.global_step % self.every_n_steps:
+        if trainer.fit_loop._should_accumulate() or not is_logged(trainer, trainer.global_step):
             return
         seconds = time.perf_counter() - self._since - self._paused
         pl_module.log("train/mfu", self.flops * self._batches / seconds / self.peak)
