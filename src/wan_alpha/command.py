@@ -7,6 +7,7 @@ started with `run_command(main, ItsSchema)`.
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import sys
@@ -26,6 +27,7 @@ from rich.markup import escape
 
 Schema = TypeVar("Schema")
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MORE_LAUNCHERS = "\nSlurm's launcher and Optuna come with: pip install 'wan-alpha[sweeps]'"
 
 
@@ -200,6 +202,8 @@ def run_command(
     except (ValueError, RuntimeError, OSError) as error:
         if type(error).__module__.startswith(("wan_alpha", "data_prep")):
             _fail(str(error), getattr(error, "exit_code", 1))
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            _fail(f"{error}; free some space and run the same command again")
         raise
 
 

@@ -8,6 +8,7 @@ import resource
 import signal
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -132,13 +133,13 @@ def _half_written(step: int) -> None:
     checkpoints.torch.save = save_half  # type: ignore[assignment]
 
 
-def _full_disk(step: int) -> None:
+def _full_disk(hook: str, step: int) -> None:
     """The file system takes no more than a few KiB per file from `step` on."""
 
     def fill() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
-    At.install("on_train_batch_end", step, fill, last=False)
+    At.install(hook, step, fill, last=False)
 
 
 MOMENTS: dict[str, Callable[[int], None]] = {
@@ -150,7 +151,8 @@ MOMENTS: dict[str, Callable[[int], None]] = {
     "before validation": lambda step: At.install("on_validation_start", step, die, last=False),
     "after validation": lambda step: At.install("on_validation_end", step, die),
     "before the export": lambda step: At.install("on_train_end", step, die, last=False),
-    "full disk": _full_disk,
+    "full disk": partial(_full_disk, "on_train_batch_end"),
+    "full disk at the export": partial(_full_disk, "on_train_end"),
     "SIGTERM": lambda step: At.install("on_before_backward", step, lambda: os.kill(os.getpid(), signal.SIGTERM)),
     "SIGUSR1": lambda step: At.install("on_before_backward", step, lambda: os.kill(os.getpid(), signal.SIGUSR1)),
     "interrupt": lambda step: At.install("on_before_backward", step, lambda: os.kill(os.getpid(), signal.SIGINT)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import re
@@ -14,12 +15,14 @@ import pytest
 import torch
 from launch import doomed, small, train
 
+from wan_alpha.command import run_command
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.folders import FolderSource
 from wan_alpha.data.order import locate
 from wan_alpha.models.base import BaseError
 from wan_alpha.stages.vae import AlphaVAEModule
-from wan_alpha.training.checkpoints import AtomicCheckpointIO, CheckpointError, last_checkpoint
+from wan_alpha.training.checkpoints import AtomicCheckpointIO, CheckpointError, last_checkpoint, read_header
+from wan_alpha.training.config import RunConfig
 from wan_alpha.training.guards import DataLossError, NonFiniteLossError
 from wan_alpha.training.metrics_csv import MetricsCSV
 
@@ -53,6 +56,28 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(wan22: Path, clips: Pa
     assert adapters[0] == adapters[1]
 
 
+def test_a_full_disk_at_the_export_is_a_sentence_and_it_is_made_again(wan22: Path, clips: Path, tmp_path: Path) -> None:
+    command = small(wan22, clips, tmp_path, NO_VALIDATION)
+    code, said = doomed("full disk at the export", 6, *command)
+    assert code == 1
+    last = tmp_path / "checkpoints" / "step-00000004.ckpt"
+    assert re.search(rf"^error could not write what was learned to {tmp_path}: .*File too large", said), said
+    assert f"The last whole checkpoint is {last}; free some space and run the same command again" in said
+    train(*command)
+    assert (tmp_path / "adapters" / "adapters.safetensors").exists()
+
+
+def test_a_full_disk_is_a_sentence_wherever_it_is_met(capsys: pytest.CaptureFixture[str]) -> None:
+    def draw() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "panels/step-4.png")
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(draw, RunConfig)
+    assert ended.value.code == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.endswith("No space left on device: 'panels/step-4.png'; free some space and run the same command again")
+
+
 def test_a_full_disk_costs_no_row_of_the_metrics(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     table = MetricsCSV(tmp_path)
     table.log_metrics({"train/loss": 1.0}, 1)
@@ -79,6 +104,15 @@ def test_the_leftover_of_a_killed_write_is_no_checkpoint(half: Path, tmp_path: P
     assert whole is not None
     (tmp_path / "checkpoints" / "step-00000099.ckpt.tmp").write_bytes(whole.read_bytes()[:1000])
     assert last_checkpoint(tmp_path) == whole
+
+
+def test_whose_run_a_checkpoint_is_is_told_without_reading_its_tensors(half: Path) -> None:
+    """They may have gigabytes, and are read when the run goes on: here the file is mapped into memory."""
+    checkpoint = last_checkpoint(half)
+    assert checkpoint is not None
+    header = read_header(checkpoint)
+    assert header["global_step"] == 2
+    assert str(checkpoint) in Path("/proc/self/maps").read_text()
 
 
 class Evil:
