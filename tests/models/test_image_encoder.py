@@ -81,7 +81,7 @@ def test_folded_padding_leaves_the_features_alone(base: Path) -> None:
         full, short = text(["a red parrot", ""], pad_to=512), text(["a red parrot", ""])
         expected = transformer(z, t, full.embeddings, image, return_dict=False)[0]
         without = transformer(z, t, full.embeddings, 0 * image, return_dict=False)[0]
-        fold_text(transformer).weigh(short.lengths, short.embeddings.shape[1], 512)
+        fold_text(transformer).weigh(short)
         found = transformer(z, t, short.embeddings, image, return_dict=False)[0]
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
     assert (without - expected).abs().max() > 1e-4  # otherwise this could not fail

@@ -76,7 +76,7 @@ def test_folded_padding_changes_nothing(base: Path) -> None:
         full, short = text(PROMPTS, pad_to=512), text(PROMPTS)
         expected = transformer(z, t, full.embeddings, return_dict=False)[0]
         processor = fold_text(transformer)
-        processor.weigh(short.lengths, short.embeddings.shape[1], 512)
+        processor.weigh(short)
         found = transformer(z, t, short.embeddings, return_dict=False)[0]
         processor.bias = None
         unweighted = transformer(z, t, short.embeddings, return_dict=False)[0]

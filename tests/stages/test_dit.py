@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from wan_alpha.models.dit import load_scheduler, load_transformer, new_transform
 from wan_alpha.models.dit_adapters import add_dit_adapters
 from wan_alpha.models.image_encoder import ImageEncoder
 from wan_alpha.models.sampling import sample_latents
-from wan_alpha.models.text import TextEncoder, cut_padding
+from wan_alpha.models.text import Prompts, TextEncoder, cut_padding
 from wan_alpha.rendering import COLOURS
 from wan_alpha.stages.dit import AlphaDiTModule, DiTSettings
 
@@ -239,11 +240,28 @@ def test_shifted_noise_follows_the_alpha_of_each_clip() -> None:
     dit, b = module(noise="shifted"), batch()
     plain = torch.zeros(3, 6, 2, 2, 2)
     expected = noise_shift(object_masks(b["alpha"], 8)).expand_as(plain)
-    torch.testing.assert_close(dit.noise(b, plain), expected)
-    stored = {"mask": object_masks(b["alpha"], 8), "latent": plain}
-    torch.testing.assert_close(dit.noise(stored, plain), expected)
     cells = torch.stack([occupancy(a, 8) for a in b["alpha"][:, 0]])[:, None]
-    torch.testing.assert_close(dit.noise({"coverage": cells, "latent": plain}, plain), expected)
+    stored = [{"mask": object_masks(b["alpha"], 8), "latent": plain}, {"coverage": cells, "latent": plain}]
+    for given in (b, *stored):
+        torch.testing.assert_close(dit.noise(dit.on_before_batch_transfer(given, 0), plain), expected)
     assert torch.equal(module().noise(b, plain), plain)
     with pytest.raises(ValueError, match="needs the clips' alpha"):
-        dit.noise({"latent": plain}, plain)
+        dit.on_before_batch_transfer({"latent": plain}, 0)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"noise": "shifted"}, {"fold_padding": False}])
+def test_a_step_does_not_wait_for_the_device(
+    stored: bool, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device that has no values, there is nothing to wait for: whoever reads one back, fails."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it knows no such device
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
+    dit, b = module(caption_dropout=0.5, **settings), batch(first=9)
+    given = b | {"text": cut_padding(dit.text(b["caption"]))} | ({"latent": dit.codec.encode(b)} if stored else {})
+    dit._empty = Prompts(dit.empty_prompt().embeddings.to("meta"), dit.empty_prompt().lengths)  # of the first step
+    dit.to("meta")
+    moved = dit.transfer_batch_to_device(dit.on_before_batch_transfer(given, 0), torch.device("meta"), 0)
+    loss = step(dit, moved, monkeypatch)
+    loss.backward()
+    assert loss.device.type == "meta"

@@ -125,6 +125,16 @@ def test_the_noise_of_a_sample_is_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     assert not torch.equal(noise, base_vae(seed=1)._noise(torch.tensor([5, 6, 7]), like))
 
 
+@pytest.mark.parametrize("make", [alpha_vae, lambda: base_vae(kl_weight=0.5)])
+def test_a_step_does_not_wait_for_the_device(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that has no values, there is nothing to wait for: whoever reads one back, fails."""
+    module = make().to("meta")
+    logged(module, monkeypatch)
+    loss = module.training_step(module.transfer_batch_to_device(batch(), torch.device("meta"), 0), 0)
+    loss.backward()
+    assert loss.device.type == "meta"
+
+
 @pytest.mark.parametrize("make", [alpha_vae, base_vae])
 def test_the_state_is_what_is_trained_and_goes_back_in(make: Any) -> None:
     module, other = make(), make()

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wan_alpha.models.transfer import send
+
 NUM_TRAIN_TIMESTEPS = 1000
 
 
@@ -92,7 +94,7 @@ class DiffusionPrior(nn.Module):
         Returns:
             The loss, (), and without gradient `prior/opaque` and `prior/transparent`, the mean errors of the cells.
         """
-        error = self.error(z, noise, self.noise_level(u.to(z.device)))
+        error = self.error(z, noise, self.noise_level(send(u, z.device)))
         mask = transparency_mask(alpha.to(error), self.temporal, self.spatial)
         pulled, pushed = (mask > 0).to(error), (mask < 0).to(error)
         loss = (pulled * error - pushed * error.clamp(max=self.ceiling)).mean()
@@ -110,7 +112,7 @@ class DiffusionPrior(nn.Module):
     def error(self, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """||v̂ - v||² of every cell, a mean over channels, (B, 1, T', h, w) in float32."""
         at = t.view(-1, 1, 1, 1, 1).to(z)
-        noise = noise.to(z)
+        noise = send(noise, z.device).to(z.dtype)
         predicted = self.transformer(
             hidden_states=(at * noise + (1 - at) * z).to(self.empty_prompt.dtype),
             timestep=t * NUM_TRAIN_TIMESTEPS,

@@ -14,7 +14,8 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
 
 from wan_alpha.models.context import TokenGroup
-from wan_alpha.models.text import MAX_TOKENS
+from wan_alpha.models.text import MAX_TOKENS, Prompts
+from wan_alpha.models.transfer import send
 
 
 class FoldedAttention:
@@ -29,12 +30,13 @@ class FoldedAttention:
         self.bias: Tensor | None = None
         self.context: TokenGroup | None = None
 
-    def weigh(self, lengths: Tensor, tokens: int, full: int) -> None:
-        """From now on prompts of `lengths`, given as `tokens`, count as if padded to `full`; see `padding_bias`.
+    def weigh(self, prompts: Prompts) -> None:
+        """From now on these prompts count as if padded to 512 tokens; see `padding_bias`.
 
         It holds until the next call: checkpointed blocks run once more in the backward pass, and need it again.
         """
-        self.bias = padding_bias(lengths, tokens, full)
+        bias = padding_bias(prompts.lengths, prompts.embeddings.shape[1], MAX_TOKENS)
+        self.bias = send(bias, prompts.embeddings.device)
 
     def __call__(
         self,

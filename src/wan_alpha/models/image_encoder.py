@@ -19,6 +19,7 @@ from transformers import CLIPVisionModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from wan_alpha.models.base import BaseError, locate_base
+from wan_alpha.models.transfer import send
 
 
 class ImageEncoder(nn.Module):
@@ -58,7 +59,7 @@ class ImageEncoder(nn.Module):
         weight = next(self.encoder.parameters())
         pixels = self.processor(images=[on_white(p) for p in pictures], return_tensors="pt")["pixel_values"]
         with torch.autocast(weight.device.type, enabled=False):
-            found = self.encoder(pixels.to(weight), output_hidden_states=True)
+            found = self.encoder(send(pixels, weight.device).to(weight.dtype), output_hidden_states=True)
         return found.hidden_states[-2]
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
 from wan_alpha.models.base import BaseError, locate_base
+from wan_alpha.models.transfer import send
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ MAX_TOKENS = 512
 
 
 class Prompts(NamedTuple):
-    """Embeddings (B, L, C), zero from `lengths` (B,) on; L <= 512."""
+    """Embeddings (B, L, C), zero from `lengths` (B,) on; L <= 512.  Lengths stay on the CPU, which reads them."""
 
     embeddings: Tensor
     lengths: Tensor
@@ -70,6 +71,8 @@ class TextEncoder(nn.Module):
         """
         ids, mask = self._tokens([prompt_clean(prompt) for prompt in prompts])
         lengths = mask.sum(1)
+        device = next(self.encoder.parameters()).device
+        ids, mask = send(ids, device), send(mask, device)
         hidden = self.encoder(ids, mask).last_hidden_state * mask[..., None]
         wanted = int(pad_to or min(ids.shape[1] + 1, self.max_tokens))
         padding = hidden.new_zeros(len(hidden), max(0, wanted - hidden.shape[1]), hidden.shape[2])
@@ -81,10 +84,9 @@ class TextEncoder(nn.Module):
             prompts, padding=True, truncation=True, max_length=self.max_tokens, return_attention_mask=True,
             return_tensors="pt",
         )  # fmt: skip
-        device = next(self.encoder.parameters()).device
         if tokens.input_ids.shape[1] == self.max_tokens:
             self._warn_cut(prompts)
-        return tokens.input_ids.to(device), tokens.attention_mask.to(device)
+        return tokens.input_ids, tokens.attention_mask
 
     def _warn_cut(self, prompts: list[str]) -> None:
         """Once for each prompt: training meets it again and again."""
@@ -125,4 +127,4 @@ def pad_prompts(embeddings: Sequence[Tensor], pad_to: int | None = None) -> Prom
     padded = embeddings[0].new_zeros(len(embeddings), wanted, embeddings[0].shape[1])
     for row, e in zip(padded, embeddings, strict=True):
         row[: len(e)] = e
-    return Prompts(padded, lengths.to(padded.device))
+    return Prompts(padded, lengths)

@@ -11,6 +11,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor, nn
 
+from wan_alpha.models.transfer import send
 from wan_alpha.models.whole_clip import decode_clip, encode_features, latent_mean, latent_moments
 from wan_alpha.rendering import alpha_to_rgb, hard_render, soft_render
 from wan_alpha.stages.optim import Optimiser
@@ -37,7 +38,7 @@ class BaseVAEModule(StageModule):
 
     def render(self, batch: dict) -> Tensor:
         """Grey alpha, soft render, hard render, turn about by sample number: (B, 3, T, H, W) in [-1, 1]."""
-        turn = (batch["index"] % 3).view(-1, 1, 1, 1, 1)
+        turn = send(batch["index"] % 3, self.device).view(-1, 1, 1, 1, 1)
         grey, soft, hard = self.pictures(batch).values()
         return torch.where(turn == 0, grey, torch.where(turn == 1, soft, hard))
 
@@ -69,7 +70,7 @@ class BaseVAEModule(StageModule):
         # Hashed, because torch's generator on the CPU reads 32 bits of its seed and no more.
         seeds = [int(np.random.SeedSequence((self.seed, n)).generate_state(1)[0]) for n in index.tolist()]
         noise = [torch.randn(like.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return torch.stack(noise).to(like)
+        return send(torch.stack(noise), like.device).to(like.dtype)
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """PSNR of each of the three pictures, clip by clip, at the latent's mean."""

@@ -28,6 +28,7 @@ from wan_alpha.models.folded_text import fold_text
 from wan_alpha.models.image_condition import GivenFrame, condition_latent, with_condition
 from wan_alpha.models.image_encoder import ImageEncoder, first_pictures
 from wan_alpha.models.text import MAX_TOKENS, Prompts, TextEncoder, pad_prompts
+from wan_alpha.models.transfer import send
 from wan_alpha.stages.dit_export import export_adapters, export_base
 from wan_alpha.stages.noise_levels import NoiseLevels
 from wan_alpha.stages.optim import Optimiser
@@ -125,7 +126,8 @@ class AlphaDiTModule(StageModule):
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         z = self.latents(batch)
         draws = draw(self.seed, batch["index"], tuple(z.shape[1:]))
-        t, noise = self.settings.timesteps.sample(draws.u).to(z.device), self.noise(batch, draws.noise.to(z))
+        t = send(self.settings.timesteps.sample(draws.u), z.device)
+        noise = self.noise(batch, send(draws.noise, z.device).to(z.dtype))
         prompts = self.prompts(batch, draws.drop < self.settings.caption_dropout)
         losses = self.losses(z, noise, t, prompts, self.condition(batch))
         loss = (self.settings.timesteps.weight(t) * losses).mean()
@@ -149,9 +151,8 @@ class AlphaDiTModule(StageModule):
         features = None
         if condition is not None:
             z_t, features = with_condition(z_t, condition.latent, temporal_stride(self.codec.vae)), condition.features
-        tokens = prompts.embeddings.shape[1]
         if self.folding is not None:
-            self.folding.weigh(prompts.lengths, tokens, MAX_TOKENS)
+            self.folding.weigh(prompts)
         return self.transformer(
             hidden_states=z_t,
             timestep=t * NUM_TRAIN_TIMESTEPS,
@@ -173,17 +174,17 @@ class AlphaDiTModule(StageModule):
 
     def noise(self, batch: dict, plain: Tensor) -> Tensor:
         """ε, or version 2's ε' = ε + (1 - G)·0.05."""
-        if self.settings.noise == "plain":
-            return plain
-        masks = batch.get("mask")
-        if masks is None:
-            if "coverage" in batch:  # stored by data_prep.encode
-                masks = masks_of(batch["coverage"])
-            elif "alpha" in batch:
-                masks = object_masks(batch["alpha"], spatial_stride(self.base), temporal_stride(self.base))
-            else:
-                raise ValueError("model.noise=shifted needs the clips' alpha or the coverage of each latent cell")
-        return plain + noise_shift(masks).to(plain)
+        return plain if self.settings.noise == "plain" else plain + noise_shift(batch["mask"]).to(plain.dtype)
+
+    def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        """Version 2's G is found on the host, which in a step would have to wait for alpha."""
+        if self.settings.noise == "plain" or "mask" in batch:
+            return batch
+        if "coverage" in batch:  # stored by data_prep.encode
+            return batch | {"mask": masks_of(batch["coverage"])}
+        if "alpha" in batch:
+            return batch | {"mask": object_masks(batch["alpha"], spatial_stride(self.base), temporal_stride(self.base))}
+        raise ValueError("model.noise=shifted needs the clips' alpha or the coverage of each latent cell")
 
     def condition(self, batch: dict) -> GivenFrame | None:
         """Each clip's first frame, stored or encoded now; None for t2v."""
@@ -228,14 +229,15 @@ class AlphaDiTModule(StageModule):
             torch.autocast(self.device.type, enabled=mixed),
         ):
             found = self.text(captions, None if self.settings.fold_padding else MAX_TOKENS)
-        return Prompts(found.embeddings.to(self.device).float(), found.lengths.to(self.device))
+        return Prompts(send(found.embeddings, self.device).float(), found.lengths)
 
     # ----- validation ---------------------------------------------------------------------------------------------
 
     def validation_step(self, batch: dict, batch_idx: int) -> dict[str, Tensor]:
         """The held-out loss at fixed noise levels with fixed noise: (B, number of levels)."""
         z, prompts = self.latents(batch), self.prompts(batch)
-        noise = self.noise(batch, draw(VALIDATION_SEED, batch["index"], tuple(z.shape[1:])).noise.to(z))
+        noise = draw(VALIDATION_SEED, batch["index"], tuple(z.shape[1:])).noise
+        noise = self.noise(batch, send(noise, z.device).to(z.dtype))
         condition = self.condition(batch)
         if condition is not None and batch_idx == 0:
             self.given = list(batch["caption"]), condition
@@ -297,7 +299,7 @@ class AlphaDiTModule(StageModule):
             export_adapters(directory / "adapters", self.transformer, self.codec, dtype, self.settings.expert)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["noise_levels"] = self.levels.state()
+        checkpoint["noise_levels"] = self.levels.state(self.trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.levels.restore(checkpoint["noise_levels"])
+        self.levels.restore(checkpoint["noise_levels"], self.global_rank)

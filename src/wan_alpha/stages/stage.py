@@ -26,6 +26,11 @@ def sum_over_ranks(x: Tensor, ranks: int) -> Tensor:
     return x
 
 
+def is_logged(trainer: Any, step: int) -> bool:
+    """Whether loggers get a row of step number `step`, from 1 on: one in `trainer.log_every_n_steps`, and the last."""
+    return step % trainer.log_every_n_steps == 0 or step == trainer.max_steps
+
+
 class StageModule(pl.LightningModule, ABC):
     """A LightningModule whose state is what it trains: frozen bases stay out of checkpoints.
 
@@ -71,19 +76,23 @@ class StageModule(pl.LightningModule, ABC):
         if shard is not None:
             shard(self)
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """All but the samples' numbers: the host draws their random numbers, and to read them back it would wait."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved | {"index": batch["index"]}
+
     def log_step(self, values: Mapping[str, Tensor]) -> None:
         """Log scalars of an optimiser step as `train/NAME`: means over its accumulated batches and its ranks.
 
-        Only of steps that become a row (`trainer.log_every_n_steps`) and of the last one; of others nobody would see
-        them, and their reduction would be one more meeting of all ranks.
+        Only of steps that become a row: of others nobody would see them, and their reduction would be one more meeting
+        of all ranks.
         """
         self._unlogged.append({name: value.detach().float() for name, value in values.items()})
 
     @property
     def row_is_due(self) -> bool:
         """Whether loggers get a row of the step that is being taken."""
-        trainer: Any = self.trainer
-        return (self.global_step + 1) % trainer.log_every_n_steps == 0
+        return is_logged(self.trainer, self.global_step + 1)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """One small reduction, after the backward pass: in the forward pass all would wait for the slowest rank.
@@ -91,7 +100,7 @@ class StageModule(pl.LightningModule, ABC):
         The row is numbered by the steps done.
         """
         batches, self._unlogged = self._unlogged, []
-        if not self.row_is_due and self.global_step + 1 != self.trainer.max_steps:
+        if not self.row_is_due:
             return
         names = list(batches[-1])
         stacked = torch.stack([torch.stack([*values.values()]) for values in batches]).mean(0)

@@ -124,7 +124,7 @@ class ClipDataModule(pl.LightningDataModule):
             collate_fn=collate if self.config.colours == "sample" else collate_one_colour,
             num_workers=workers,
             persistent_workers=False,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=pins(self.trainer),
             multiprocessing_context=self.start_method if workers else None,
             worker_init_fn=init_worker,
             **options,
@@ -159,6 +159,11 @@ class ClipDataModule(pl.LightningDataModule):
             rank, ranks = self.trainer.global_rank, self.trainer.world_size
             share = DistributedSampler(chosen, ranks, rank, shuffle=False)
         return self._loader(chosen, batch_size=self.config.val_batch_size, sampler=share)
+
+
+def pins(trainer: Any) -> bool:
+    """Whether batches are laid where a GPU can fetch them while the host goes on."""
+    return trainer is not None and trainer.strategy.root_device.type == "cuda"
 
 
 def low_high(value: int | list[int]) -> tuple[int, int]:

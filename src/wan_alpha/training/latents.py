@@ -29,7 +29,7 @@ from wan_alpha.models.base import spatial_stride, temporal_stride
 from wan_alpha.models.codecs import AlphaCodec, Codec
 from wan_alpha.rendering import COLOUR_NAMES, COLOURS
 from wan_alpha.training.config import DataConfig
-from wan_alpha.training.data import ClipDataModule
+from wan_alpha.training.data import ClipDataModule, pins
 from wan_alpha.training.strategies import data_share
 
 _CAPTION_STREAM = 4  # keeps the words apart from a sample's other random numbers
@@ -207,7 +207,8 @@ class LatentDataModule(ClipDataModule):
         assert self.trainer is not None
         sampler = self.sampler(first, *data_share(self.trainer))
         dataset = LatentDataset(self.bank("train"), self.seed, self.style)
-        return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate_latents)
+        pin = pins(self.trainer)
+        return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate_latents, pin_memory=pin)
 
     def val_dataloader(self) -> DataLoader:
         dataset = LatentDataset(self.bank("val"), self.seed, self.style, shuffle=False)

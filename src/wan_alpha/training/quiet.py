@@ -8,6 +8,7 @@ import warnings
 ADVICE = (
     r"Found \d+ module\(s\) in eval mode",  # the frozen base
     r"Consider setting `persistent_workers=True`",  # an epoch never ends
+    r"You have overridden `\w+` in `LightningModule`",  # batches of any data module are moved alike
     r"The '\w+' does not have many workers",
     r"Mismatch dtype between input and weight",  # torch's norms under autocast: right, only not fused
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",

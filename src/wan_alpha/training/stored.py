@@ -13,6 +13,7 @@ from wan_alpha.data.order import GlobalOrderSampler
 from wan_alpha.data.rewording import TRANSPARENT, Rewording, vary_caption
 from wan_alpha.data.worker import init_worker
 from wan_alpha.training.config import DataConfig
+from wan_alpha.training.data import pins
 from wan_alpha.training.strategies import data_share
 
 _CAPTION_STREAM = 4  # as for latents that are encoded in the run
@@ -80,7 +81,7 @@ class StoredLatentDataModule(pl.LightningDataModule):
             dataset,
             collate_fn=collate_latents,
             num_workers=workers,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=pins(self.trainer),
             multiprocessing_context="spawn" if workers else None,
             worker_init_fn=init_worker,
             **options,
