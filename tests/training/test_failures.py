@@ -299,6 +299,8 @@ def test_a_few_unreadable_clips_are_skipped_and_listed(
     other = tmp_path / "killed"
     again = [part.replace(str(run_dir), str(other)) for part in command]
     assert doomed("before the backward pass", 5, *again).code == -9
+    with open(other / "data_problems.jsonl", "a") as file:
+        file.write('{"step": 4, "prob')  # as of a disk that was full
     train(*again)
     assert (other / "data_problems.jsonl").read_text() == (run_dir / "data_problems.jsonl").read_text()
 

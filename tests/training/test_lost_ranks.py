@@ -16,9 +16,11 @@ import pytest
 import torch
 from hosts import CARD, Hosts, kill_tree
 from launch import ROOT, At, small, train
+from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from ranks import Ranks
 from torch.distributed.distributed_c10d import _world
 
+from wan_alpha.training import heartbeat
 from wan_alpha.training.checkpoints import last_checkpoint
 from wan_alpha.training.guards import DataLossError
 from wan_alpha.training.preemption import TRY_AGAIN
@@ -241,3 +243,18 @@ def test_before_the_first_steps_more_silence_is_borne_and_ones_own_absence_does_
 @pytest.mark.parametrize("beat", [Beat(), Beat(3, 4, 5, "saves", "höst", "why")])
 def test_a_beat_travels_as_text(beat: Beat) -> None:
     assert Beat.unpack(beat.pack().encode()) == beat
+
+
+def test_lightning_s_own_watch_over_its_processes_is_off() -> None:
+    """It would kill rank 0 without a word, and before it has saved, when another one has ended."""
+    ended, main = subprocess.Popen(["false"]), subprocess.Popen(["sleep", "60"])
+    ended.wait()
+    observer = _ChildProcessObserver(main.pid, [ended], sleep_period=0.2)  # type: ignore[arg-type]
+    observer.start()
+    heartbeat._dismiss_observer()
+    observer.join(10)
+    assert not observer.is_alive()
+    with pytest.raises(subprocess.TimeoutExpired):  # it lives
+        main.wait(0.3)
+    main.kill()
+    main.wait()

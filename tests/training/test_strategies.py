@@ -25,6 +25,7 @@ from test_resume import rows
 
 from wan_alpha.command import ConfigError
 from wan_alpha.models.context import ContextError, TokenGroup
+from wan_alpha.training import run
 from wan_alpha.training.checkpoints import AtomicCheckpointIO, last_checkpoint
 from wan_alpha.training.preemption import TRY_AGAIN
 from wan_alpha.training.run import build_trainer
@@ -185,7 +186,8 @@ def test_a_global_batch_is_divided(tmp_path: Path) -> None:
 def test_single_frames_are_trained_by_two_ranks(wan22: Path, clips: Path, tmp_path: Path) -> None:
     """They never meet the temporal convolutions, whose gradients DDP would wait for.
 
-    Besides gradients the ranks reduce one small tensor for each row: none in the first of these steps.
+    Besides gradients the ranks reduce one small tensor for each row: none in the first of these steps.  What
+    Lightning sends in every step to learn of a SIGTERM is off.
     """
     more = ["data.num_frames=1", "trainer.max_steps=3", "trainer.log_every_n_steps=2", "trainer.devices=2"]
     command = launch.small(wan22, clips, tmp_path, *CALM, ONE_BLOCK, DDP, *more)
@@ -198,16 +200,34 @@ def test_single_frames_are_trained_by_two_ranks(wan22: Path, clips: Path, tmp_pa
 
 
 def note_reductions(folder: Path, rank: int) -> None:
-    """Called in each rank before its run: what it reduces among all ranks is written down by its shape."""
-    reduce = dist.all_reduce
+    """Called in each rank before its run: what it reduces or sends among all ranks is written down by its shape."""
 
-    def noting(tensor: torch.Tensor, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False) -> Any:
-        if group is None:
-            with open(folder / f"reduced-{rank}", "a") as file:
-                file.write(f"{list(tensor.shape)} ")
-        return reduce(tensor, op, group, async_op)
+    def noted(function: Any) -> Any:
+        def note(tensor: torch.Tensor, *more: Any, **named: Any) -> Any:
+            if len(more) < 2:  # else it is in a group of its own
+                with open(folder / f"reduced-{rank}", "a") as file:
+                    file.write(f"{list(tensor.shape)} ")
+            return function(tensor, *more, **named)
 
-    dist.all_reduce = noting
+        return note
+
+    dist.all_reduce, dist.broadcast = noted(dist.all_reduce), noted(dist.broadcast)
+
+
+def test_ranks_that_do_not_see_the_same_checkpoints_are_refused(wan22: Path, clips: Path, tmp_path: Path) -> None:
+    """As on machines that each have a run_dir of their own: one would go on, the other begin."""
+    command = launch.small(wan22, clips, tmp_path, *CALM, ONE_BLOCK, "optim.decay_share=0")
+    train(*command, "trainer.max_steps=2")
+    ended = Ranks(2, *command, DDP, "trainer.devices=2", prepare=hide_checkpoints).wait()
+    assert ended.codes == [1, 1], ended
+    assert "error the ranks begin at different steps (rank 0 at 2, rank 1 at 0), so they do not see" in ended.said[0]
+    assert f"run_dir={tmp_path} must be one directory for all machines" in ended.said[0]
+
+
+def hide_checkpoints(rank: int) -> None:
+    """Called in each rank before its run."""
+    if rank == 1:
+        run.find_checkpoint = lambda *_: None
 
 
 def test_what_is_left_open_torchrun_has_decided(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from launch import compose, small, train
+from small_world import write_clips
 
-from wan_alpha.training import run, utilisation
+from wan_alpha.training import progress, run, utilisation
 from wan_alpha.training.plan import plan_run
 
 
@@ -34,10 +36,38 @@ def test_a_known_device_gets_its_share_of_the_peak(
     arguments = small(wan22, clips, tmp_path, "trainer.activation_checkpointing=true")
     arguments += ["trainer.max_steps=4", "trainer.accumulate_grad_batches=2", "trainer.val_every_n_steps=2"]
     train(*arguments)
-    assert made[0].flops == pytest.approx(plan_run(compose(*arguments)[0]).flops, rel=0.01)
+    assert list(made[0].flops.values()) == [pytest.approx(plan_run(compose(*arguments)[0]).flops, rel=0.01)]
     shares = {int(row["step"]): float(row["train/mfu"]) for row in columns(tmp_path) if row.get("train/mfu")}
     assert set(shares) == {1, 2, 3, 4}
     assert all(0 < share < 1 for share in shares.values())
+
+
+def test_batches_of_several_shapes_count_each_for_itself(
+    wan22: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For MFU by their FLOPs, for the throughput by their frames."""
+    shapes: list[tuple[int, ...]] = []
+    made: list[Any] = []
+
+    class Counted(utilisation.Utilisation):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *more: Any) -> None:
+            super().on_train_batch_start(trainer, pl_module, batch, *more)
+            shapes.append(tuple(batch["rgb"].shape))
+            made[:] = [c for c in trainer.callbacks if isinstance(c, Counted | progress.StepProgress)]
+
+    monkeypatch.setattr(run, "Utilisation", Counted)
+    monkeypatch.setattr(utilisation, "device_peak", lambda device: 1e15)
+    mixture = [
+        "data.root=null",
+        f"data.sources=[{{root:'{clips}'}},{{root:'{write_clips(tmp_path / 'short', 4, frames=3)}'}}]",
+        "data.buckets=[{num_frames:5,size:[16,16]},{num_frames:1,size:[16,16]}]",
+    ]
+    more = ["trainer.val_every_n_steps=0", "callbacks.progress=true"]
+    train(*small(wan22, clips, tmp_path / "run", *mixture, *more))
+    throughput, counted = made
+    assert set(counted.flops) == set(shapes) == {(2, 3, 5, 16, 16), (2, 3, 1, 16, 16)}
+    assert counted.flops[2, 3, 5, 16, 16] > 1.5 * counted.flops[2, 3, 1, 16, 16]
+    assert throughput.frames == sum(shape[0] * shape[2] for shape in shapes)
 
 
 def test_an_unknown_device_is_left_alone(wan22: Path, clips: Path, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 
 from wan_alpha.stages.stage import StageModule
-from wan_alpha.training.checkpoints import last_checkpoint
+from wan_alpha.training.checkpoints import CheckpointError, last_checkpoint
 from wan_alpha.training.sharded import locals_of
 
 log = logging.getLogger(__name__)
@@ -93,6 +94,22 @@ def check_finite_weights(module: StageModule, trainer: pl.Trainer, keys: Sequenc
         )
 
 
+class SameStart(Callback):
+    """Refuse to train where ranks begin at different steps: each finds its checkpoint by itself."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        steps: list[Any] = [trainer.global_step] * trainer.world_size
+        if trainer.world_size > 1:
+            dist.all_gather_object(steps, trainer.global_step)
+        if len(set(steps)) > 1:
+            found = ", ".join(f"rank {rank} at {step}" for rank, step in enumerate(steps))
+            raise CheckpointError(
+                f"the ranks begin at different steps ({found}), so they do not see the same checkpoints: "
+                f"run_dir={trainer.default_root_dir} must be one directory for all machines. A network file system may "
+                "show a new file late: then the same command is enough"
+            )
+
+
 class ReportUnreadable(Callback):
     """Write every sample that could not be read to `data_problems.jsonl`; stop when they are too many."""
 
@@ -145,4 +162,5 @@ class ReportUnreadable(Callback):
             self.file = self.file.with_name(f"data_problems-rank{trainer.global_rank}.jsonl")
         if self.file.exists():
             lines = self.file.read_text().splitlines(keepends=True)
-            self.file.write_text("".join(line for line in lines if json.loads(line)["step"] < trainer.global_step))
+            whole = [line for line in lines if line.endswith("}\n")]  # a full disk may have cut the last one
+            self.file.write_text("".join(line for line in whole if json.loads(line)["step"] < trainer.global_step))

@@ -41,12 +41,12 @@ class StepProgress(ProgressBar):
     last line that training waited for its next batch (0 to 1).
 
     Args:
-        frames_per_step: video frames that one optimiser step sees on each rank, for the throughput.
+        num_frames: of a clip whose latent is all that a batch holds.
     """
 
-    def __init__(self, frames_per_step: int) -> None:
+    def __init__(self, num_frames: int) -> None:
         super().__init__()
-        self.frames_per_step = frames_per_step
+        self.num_frames = num_frames
         self.console = Console()
         self.bar: Progress | None = None
         self.enabled = True
@@ -62,7 +62,7 @@ class StepProgress(ProgressBar):
         self.started, self.first_step = time.perf_counter(), trainer.global_step
         self.paused, self.last_step = 0.0, self.first_step
         self.mark = (self.started, 0.0, self._waited(trainer))
-        self.frames_all_ranks = self.frames_per_step * data_share(trainer)[1]
+        self.frames, self.ranks = 0, data_share(trainer)[1]
         if self.enabled and self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("[bold]train"),
@@ -83,8 +83,11 @@ class StepProgress(ProgressBar):
         if not trainer.sanity_checking and hasattr(self, "paused"):
             self.paused += time.perf_counter() - self.validation_started
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
         step = trainer.global_step
+        self.frames += len(batch["key"]) * (batch["rgb"].shape[2] if "rgb" in batch else self.num_frames)
         if step == self.last_step:  # inside an accumulation
             return
         self.last_step = step
@@ -93,7 +96,7 @@ class StepProgress(ProgressBar):
         if not self.enabled or not is_logged(trainer, step):
             return
         elapsed = time.perf_counter() - self.started - self.paused
-        self.frames_per_second = (step - self.first_step) * self.frames_all_ranks / max(elapsed, 1e-9)
+        self.frames_per_second = self.frames * self.ranks / max(elapsed, 1e-9)
         waiting = self._waiting_share(trainer)
         figures = f"loss {float(trainer.callback_metrics.get('train/loss', float('nan'))):.4f}"
         figures += f"  {self.frames_per_second:.1f} frames/s"

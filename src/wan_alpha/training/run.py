@@ -39,7 +39,7 @@ from wan_alpha.training.data import ClipDataModule
 from wan_alpha.training.ema import AdapterEMA
 from wan_alpha.training.finish import Export, LastStep
 from wan_alpha.training.generation import GenerationValidation
-from wan_alpha.training.guards import ReportUnreadable, StopOnNonFinite
+from wan_alpha.training.guards import ReportUnreadable, SameStart, StopOnNonFinite
 from wan_alpha.training.heartbeat import Heartbeat
 from wan_alpha.training.identity import differing_keys
 from wan_alpha.training.loggers import build_loggers
@@ -252,6 +252,7 @@ def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
     ema, pace = AdapterEMA(config.optim.ema_decay), Pace()
     callbacks: list[Callback] = [
         pace,
+        SameStart(),
         StopOnNonFinite(),
         ReportUnreadable(run_dir, config.data.max_corrupt_share),
         ema,
@@ -263,8 +264,7 @@ def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
         callbacks.append(GenerationValidation(run_dir, config.callbacks, config.model.samples, config.data))
     callbacks.append(LastStep())
     if config.callbacks.progress:
-        frames = config.data.batch_size * config.data.num_frames * t.accumulate_grad_batches
-        callbacks.append(StepProgress(frames))
+        callbacks.append(StepProgress(config.data.num_frames))
     compiled = isinstance(config.model, AlphaDiTConfig) and config.model.frozen.compile
     if not compiled:  # what is compiled cannot be counted
         callbacks.append(Utilisation())

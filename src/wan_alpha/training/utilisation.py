@@ -23,26 +23,32 @@ def device_peak(device: torch.device) -> float | None:
 class Utilisation(Callback):
     """Log `train/mfu` of each device, where its peak is known.
 
-    The FLOPs of a batch are counted once, while the first one is computed (matrix products, convolutions, attention;
-    not what checkpointing computes again).  Nothing waits for the device; validations are not counted as time.
+    The FLOPs of a batch are counted while the first one of its shape is computed (matrix products, convolutions,
+    attention; not what checkpointing computes again).  Nothing waits for the device; validations are not counted as
+    time.
+
+    Attributes:
+        flops: of a batch, by its shape.
     """
 
     def __init__(self) -> None:
         self.peak: float | None = None
-        self.flops = 0
+        self.flops: dict[tuple[int, ...], int] = {}
         self._counter: Flops | None = None
         self._just_counted = False
-        self._batches = 0
+        self._shape: tuple[int, ...] = ()
+        self._done = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.peak = device_peak(pl_module.device)
         self._restart()
 
     def _restart(self) -> None:
-        self._since, self._batches, self._paused = time.perf_counter(), 0, 0.0
+        self._since, self._done, self._paused = time.perf_counter(), 0, 0.0
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        if self.peak is not None and not self.flops:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any) -> None:
+        self._shape = tuple(batch["latent" if "latent" in batch else "rgb"].shape)
+        if self.peak is not None and self._shape not in self.flops:
             self._counter = Flops()
             self._counter.__enter__()
 
@@ -53,7 +59,7 @@ class Utilisation(Callback):
     def on_after_backward(self, *_: Any) -> None:
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
-            self.flops, self._counter, self._just_counted = self._counter.total, None, True
+            self.flops[self._shape], self._counter, self._just_counted = self._counter.total, None, True
 
     def on_exception(self, *_: Any) -> None:
         if self._counter is not None:
@@ -73,9 +79,9 @@ class Utilisation(Callback):
             self._just_counted = False
             self._restart()
             return
-        self._batches += 1
+        self._done += self.flops[self._shape]
         if trainer.fit_loop._should_accumulate() or not is_logged(trainer, trainer.global_step):
             return
         seconds = time.perf_counter() - self._since - self._paused
-        pl_module.log("train/mfu", self.flops * self._batches / seconds / self.peak)
+        pl_module.log("train/mfu", self._done / seconds / self.peak)
         self._restart()
