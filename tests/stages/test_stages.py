@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_world import random_base
+from small_world import random_base, random_transformer
 from torch import Tensor
 
 from wan_alpha.losses.alpha import AlphaVAELoss
+from wan_alpha.losses.diffusion_prior import DiffusionPrior
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 from wan_alpha.models.base import load_vae
 from wan_alpha.rendering import COLOURS, hard_render, soft_render
@@ -125,7 +126,14 @@ def test_the_noise_of_a_sample_is_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     assert not torch.equal(noise, base_vae(seed=1)._noise(torch.tensor([5, 6, 7]), like))
 
 
-@pytest.mark.parametrize("make", [alpha_vae, lambda: base_vae(kl_weight=0.5)])
+def version_2() -> AlphaVAEModule:
+    module, transformer = alpha_vae(), random_transformer(6)
+    module.loss = AlphaVAELoss(perceptual={"every": 2, "frames_per_chunk": 4})
+    module.prior = DiffusionPrior(transformer, torch.zeros(1, 8, transformer.config["text_dim"]), 4, 8, 6)
+    return module
+
+
+@pytest.mark.parametrize("make", [alpha_vae, version_2, lambda: base_vae(kl_weight=0.5)])
 def test_a_step_does_not_wait_for_the_device(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a device that has no values, there is nothing to wait for: whoever reads one back, fails."""
     module = make().to("meta")

@@ -174,7 +174,9 @@ class AlphaDiTModule(StageModule):
 
     def noise(self, batch: dict, plain: Tensor) -> Tensor:
         """ε, or version 2's ε' = ε + (1 - G)·0.05."""
-        return plain if self.settings.noise == "plain" else plain + noise_shift(batch["mask"]).to(plain.dtype)
+        if self.settings.noise == "plain":
+            return plain
+        return plain + send(noise_shift(batch["mask"]), plain.device).to(plain.dtype)
 
     def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         """Version 2's G is found on the host, which in a step would have to wait for alpha."""

@@ -77,9 +77,9 @@ class StageModule(pl.LightningModule, ABC):
             shard(self)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """All but the samples' numbers: the host draws their random numbers, and to read them back it would wait."""
+        """All but what is made on the host: random numbers from the samples' own, shifts of noise from their masks."""
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return moved | {"index": batch["index"]}
+        return moved | {name: batch[name] for name in ("index", "mask") if name in batch}
 
     def log_step(self, values: Mapping[str, Tensor]) -> None:
         """Log scalars of an optimiser step as `train/NAME`: means over its accumulated batches and its ranks.
