@@ -94,6 +94,8 @@ def test_quoted_and_empty_values_keep_their_meaning() -> None:
     assert composed("seed=[1,2]", "formats=[mov,exr]").seed == [1, 2]
     with pytest.raises(ConfigError, match=r"^seed=18446744073709551616: input should be less than or equal to 9223"):
         composed(f"seed={2**64}")
+    with pytest.raises(ConfigError, match=r"^fps=0.0001: input should be greater than or equal to 1"):
+        composed("fps=0.0001")
 
 
 def test_paths_may_hold_whatever_a_path_may() -> None:

@@ -13,11 +13,11 @@ from PIL import Image
 
 from wan_alpha.pipeline.pictures import UNREADABLE
 from wan_alpha.pipeline.pixels import Pixels
-from wan_alpha.rendering import checkerboard
+from wan_alpha.rendering import COLOUR_NAMES, COLOURS, checkerboard
 
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-_NAMED = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128), "green": (0, 255, 0),
-          "blue": (0, 0, 255), "red": (255, 0, 0), "magenta": (255, 0, 255)}  # fmt: skip
+_EIGHT = zip(COLOUR_NAMES, (255 * (COLOURS > 0)).tolist(), strict=True)
+_NAMED: dict[str, tuple[int, int, int]] = {name: (r, g, b) for name, (r, g, b) in _EIGHT} | {"grey": (128, 128, 128)}
 
 
 class BackgroundError(ValueError):

@@ -43,7 +43,7 @@ class GenerateConfig:
     num_inference_steps: Count | None  # null: 50, or 4 for a distilled model
     guidance_scale: Annotated[float, Ge(0)] | None  # null: 5, or 1 for a distilled model
     shift: Positive | None  # of the timesteps; null: the base's own, or 5 for a distilled model
-    fps: Positive | None  # null: the base's own
+    fps: Annotated[float, Ge(1), Le(240)] | None  # null: the base's own
     batch_size: Count  # videos made at once
     merge: bool  # adapters folded into the weights
     device: str  # auto (a GPU if there is one), cpu, cuda, cuda:1

@@ -60,7 +60,7 @@ def write_vp9(pixels: Pixels, fps: float, file: Path, metadata: Mapping[str, str
 
 def write_ffv1(pixels: Pixels, fps: float, file: Path, metadata: Mapping[str, str]) -> None:
     """FFV1 in Matroska: 8 bit RGBA, straight, lossless: for archives and for training."""
-    _write(FFV1, pixels[..., [2, 1, 0, 3]], to_8_bit, "bgra", fps, file, metadata)
+    _write(FFV1, pixels, lambda frame: to_8_bit(frame[..., [2, 1, 0, 3]]), "bgra", fps, file, metadata)
 
 
 def write_h264(pixels: Pixels, fps: float, file: Path, metadata: Mapping[str, str]) -> None:
