@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from wan_alpha.command import ConfigError, valid_keys, validated
 from wan_alpha.evaluating.config import EvaluateConfig
 from wan_alpha.evaluating.entry import plain_arguments
-from wan_alpha.evaluating.record import FREE
+from wan_alpha.evaluating.record import FREE, begin
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +50,14 @@ def test_names_of_systems_are_the_users_own() -> None:
     assert config.videos == {"a": "a b/Zoë's=1", "b": "C:\\x"}
     assert (config.out, config.prompts, config.adapters) == ("Ö (1)", "list (2).json", "läufe/lr=1")
     assert config.votes == ["ë.json", "b.json"]
+
+
+def test_the_record_holds_the_command_as_it_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = ["videos.a=b/c", "prompts=p.json", "compare=x,y"]
+    monkeypatch.setattr(sys, "argv", ["dir/evaluate.py", *plain_arguments([*typed, "out=a b"])])
+    begin(tmp_path, {}, {})
+    command = json.loads((tmp_path / "environment.json").read_text())["command"]
+    assert command == "evaluate.py videos.a=b/c prompts=p.json compare=['x','y'] out='a b'"
 
 
 @pytest.mark.parametrize(

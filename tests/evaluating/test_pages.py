@@ -24,7 +24,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-HOSTILE = 'a <b>bold</b> square </script><script>document.title = "broken"</script>'
+HOSTILE = f'a <b>bold</b> square </script><script>document.title = "broken"</script> of a {"very" * 40}longword'
 
 
 def square(alpha: int, inside: tuple[int, int, int], frames: int = 6) -> np.ndarray:
@@ -143,6 +143,9 @@ def test_the_report_shows_figures_drills_down_and_survives_hostile_prompts(evalu
     assert page.locator("#plots svg").count() >= 8
     assert "translucent" in page.locator("#definitions").text_content()
     assert "python " in page.inner_text("#command")
+    page.set_viewport_size({"width": 390, "height": 800})  # a telephone's
+    page.click(".list button[data-clip=one]")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.problems == []
     page.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def begin(out: Path, tree: dict[str, Any], facts: dict[str, Any]) -> None:
             )
     write_json(file, identity)
     environment = describe_environment()
-    environment["command"] = environment["command"].replace(" ++", " ")  # as it was typed, not as Hydra wants it
+    # As it was typed, not as Hydra wants it.
+    environment["command"] = re.sub(r"='([\w./:,-]+)'", r"=\1", environment["command"].replace(" ++", " "))
     write_json(out / "environment.json", environment)
 
 

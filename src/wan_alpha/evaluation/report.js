@@ -37,7 +37,8 @@ function plot(figure) {
   if (!found.length) return null;
   const ends = found.flatMap(([, e]) => [e.low ?? e.mean, e.high ?? e.mean, e.mean]);
   let low = Math.min(...ends), high = Math.max(...ends);
-  if (low === high) { low -= 0.5; high += 0.5; }
+  const equal = low === high;
+  if (equal) { low -= 0.5; high += 0.5; }
   const x = value => 100 + (value - low) / (high - low) * 190, height = 18 * found.length + 22;
   const picture = svg("svg", {viewBox: `0 0 300 ${height}`, role: "img", "aria-label": figure.heading});
   found.forEach(([system, e], i) => {
@@ -47,9 +48,10 @@ function plot(figure) {
     if (e.low !== null) picture.append(svg("line", {x1: x(e.low), x2: x(e.high), y1: y, y2: y, stroke: colour, "stroke-width": 2}));
     picture.append(svg("circle", {cx: x(e.mean), cy: y, r: 4, fill: colour}));
   });
-  picture.append(svg("line", {x1: 100, x2: 290, y1: height - 16, y2: height - 16, stroke: "#b7bcc5"}),
-    svg("text", {x: 100, y: height - 4, "font-size": 10, fill: "#6b7078"}, shown(figure, low)),
-    svg("text", {x: 290, y: height - 4, "font-size": 10, fill: "#6b7078", "text-anchor": "end"}, shown(figure, high)));
+  picture.append(svg("line", {x1: 100, x2: 290, y1: height - 16, y2: height - 16, stroke: "#b7bcc5"}));
+  const marks = equal ? [[195, "middle", ends[0]]] : [[100, "start", low], [290, "end", high]];
+  picture.append(...marks.map(([place, anchor, value]) =>
+    svg("text", {x: place, y: height - 4, "font-size": 10, fill: "#6b7078", "text-anchor": anchor}, shown(figure, value))));
   return element("div", {class: "plot"}, element("b", {title: figure.definition}, `${figure.heading} ${figure.arrow}`), picture);
 }
 
