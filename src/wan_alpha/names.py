@@ -6,6 +6,9 @@ import hashlib
 import re
 import unicodedata
 
+SEQUENCE_METADATA = "video.json"
+"""What frames in a folder cannot say of themselves: their rate, and how they were made."""
+
 LONGEST, LONGEST_GIVEN = 60, 200  # bytes: file systems allow 255, and suffixes follow
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 

@@ -163,6 +163,25 @@ def test_missing_clips_are_listed_and_only_common_ones_count(tmp_path: Path, pro
                for f in summary["failures"])  # fmt: skip
 
 
+def test_what_generate_leaves_is_found_whatever_its_formats(tmp_path: Path) -> None:
+    """Beside `formats=[webm,mp4]` lies a composite; frames are in folders of another name than their record."""
+    a, asked = tmp_path / "a", [Prompt("001", "a disc"), Prompt("002", "a soft disc")]
+    a.mkdir()
+    (a / "a-disc-s0.mp4").write_bytes(encode(frames(), "libx264", "yuv420p", "mp4"))
+    (a / "a-disc-s0.webm").write_bytes(vp9(frames()))
+    write_frames(frames(1), a / "a-soft-disc-s0-png")
+    for name, text in (("a-disc-s0", "a disc"), ("a-soft-disc-s0", "a soft disc")):
+        (a / f"{name}.json").write_text(json.dumps({"prompt": text}))
+    system = open_system("a", a, asked)
+    assert {name: (video.path.name, video.has_alpha) for name, video in system.videos.items()} == {
+        "001": ("a-disc-s0.webm", True),
+        "002": ("a-soft-disc-s0-png", True),
+    }
+    assert not system.problems
+    (a / "a-soft-disc-s0-png" / "video.json").write_text('{"fps": 16.0}')
+    assert open_system("a", a, asked).videos["002"].info.fps == 16
+
+
 def test_equal_prompts_are_told_apart_by_their_ids(tmp_path: Path) -> None:
     """`generate.py` leaves the text of the prompt beside each video."""
     a = write_system(tmp_path / "a", frames(), frames(1))

@@ -129,6 +129,8 @@ def test_hostile_prompts_stay_in_the_folder(studio: Studio) -> None:
     page = pytest.importorskip("wan_alpha.demo.page")
     shown = page._preview(entry, "colour", "red;} </style><script>", None)
     assert "<script" not in shown
+    assert page._ground("/etc/passwd", "red", None) == "checkerboard"
+    assert page._ground("green", "red", None) in page._preview(entry, "green", "red", None)  # a file has the same green
     assert page._hex("/etc/passwd") == "#3366cc"
     assert page._hex("rgba(255, 128.4, 0, 1)") == "#ff8000"
 
@@ -221,6 +223,8 @@ def test_the_page_from_prompt_to_download(tmp_path: Path) -> None:
         page.fill("#prompt textarea", " ")
         page.click("#go")
         page.get_by_text("the prompt is empty").wait_for()
+        assert page.locator("#preview").get_by_text("Error").is_visible()
+        assert not page.locator("#history").get_by_text("Error").is_visible()  # which would lie over the pictures
     newest, chosen = studio.history()
     assert [(e.about["seed"], e.about["steps"]) for e in (newest, chosen)] == [(8, 2), (7, 3)]
     found = ffmpeg_pixels(webm, "-c:v", "libvpx-vp9", pixel_format="rgba")

@@ -21,7 +21,8 @@ from wan_alpha.pipeline.video import FORMATS
 log = logging.getLogger(__name__)
 
 QUEUE = 8
-BACKGROUNDS = ("checkerboard", "black", "white", "green", "colour", "your own")
+GROUNDS = {"black": "#000000", "white": "#ffffff", "green": "#00b140"}
+BACKGROUNDS = ("checkerboard", *GROUNDS, "colour", "your own")
 _CHECKERS = "repeating-conic-gradient(#cfcfcf 0 25%, #f5f5f5 0 50%) 0 0 / 24px 24px"
 EXAMPLES = ("a grinning face with smiling eyes", "a beating heart", "a woman astronaut")
 CSS = """
@@ -102,17 +103,16 @@ def build(studio: Studio, sizes: tuple[int, int, int], steps: int, guidance: flo
             return shown(name, background, tint, file)[0], name, gr.File(visible=False)
 
         def written(name: str, wanted: str, background: str, tint: str, file: str | None) -> Any:
-            # A colour is parsed, never opened: what the page sends must not name a file of this machine.
-            below = {"colour": _hex(tint), "your own": file or "checkerboard"}.get(background, background)
             with _in_sentences():
                 if not name:
                     raise RequestError("Generate a video first.")
-                return gr.File(str(studio.export(name, wanted, below)), visible=True)
+                return gr.File(str(studio.export(name, wanted, _ground(background, tint, file))), visible=True)
 
         ground: list[Any] = [over, colour, own]  # Gradio gives components their events when it makes their classes
         request = [prompt, negative, seed, step, scale, frames, height, width, *ground]
         outputs = [preview, current, download, gallery, names]
-        gr.on([go.click, prompt.submit], generate, request, outputs, concurrency_limit=1, api_visibility="private")
+        gr.on([go.click, prompt.submit], generate, request, outputs, concurrency_limit=1, show_progress_on=preview,
+              api_visibility="private")  # fmt: skip
         for part in ground:
             part.change(shown, [current, *ground], [preview, own], show_progress="hidden", api_visibility="private")
         gallery.select(chosen, [names, *ground], [preview, current, download], api_visibility="private")
@@ -144,9 +144,7 @@ def _sentence(error: Exception) -> str:
 
 def _preview(entry: Entry | None, background: str, colour: str, own: str | None) -> str:
     """The animation over the chosen background; everything that came from outside is escaped."""
-    below = {"checkerboard": _CHECKERS, "green": "#00b140", "black": "#000", "white": "#fff"}.get(background, _CHECKERS)
-    if background == "colour":
-        below = _hex(colour)
+    below = _ground(background, colour, None).replace("checkerboard", _CHECKERS)
     plate = Path(own) if background == "your own" and own else None
     film = ""
     if plate is not None and plate.suffix.lower() in PICTURES:
@@ -158,6 +156,11 @@ def _preview(entry: Entry | None, background: str, colour: str, own: str | None)
     else:
         inside = f'<img src="{_url(entry.preview)}" alt="{html.escape(entry.caption, quote=True)}">'
     return f'<div class="stage" style="background: {below}">{film}{inside}</div>'
+
+
+def _ground(background: str, colour: str, own: str | None) -> str:
+    """The background of a file, see `composite`: what the page sends is looked up or parsed, never opened."""
+    return (GROUNDS | {"colour": _hex(colour), "your own": own or "checkerboard"}).get(background, "checkerboard")
 
 
 def _hex(colour: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -12,11 +12,12 @@ import numpy as np
 
 from wan_alpha.data.errors import AlphaError, DataError, MediaError
 from wan_alpha.data.folders import read_captions
+from wan_alpha.data.media import MEDIA_EXTENSIONS, VIDEOS, MediaInfo, Pair, frame_files, probe, read_frames
 from wan_alpha.data.media import RGBA_PICTURES as PICTURES
-from wan_alpha.data.media import VIDEOS, MediaInfo, Pair, frame_files, probe, read_frames
 from wan_alpha.data.premultiplied import looks_premultiplied, straighten
 from wan_alpha.data.resize import Frames, resize_rgba, to_uint8
 from wan_alpha.evaluation.prompts import Prompt
+from wan_alpha.names import SEQUENCE_METADATA
 
 
 class VideoError(ValueError):
@@ -108,7 +109,7 @@ def open_system(name: str, folder: Path, prompts: Sequence[Prompt]) -> System:
 
 
 def _recorded_prompts(folder: Path) -> dict[str, str]:
-    """What `generate.py` wrote beside its videos: NAME.json with the prompt."""
+    """What `generate.py` wrote beside its videos: NAME.json with the prompt of files NAME.* and of frames in NAME-png."""
     found = {}
     for file in folder.glob("*.json"):
         try:
@@ -116,15 +117,16 @@ def _recorded_prompts(folder: Path) -> dict[str, str]:
         except (OSError, ValueError):
             continue
         if isinstance(content, dict) and isinstance(content.get("prompt"), str):
-            found[file.stem.replace(".", "_")] = content["prompt"]
+            name = file.stem.replace(".", "_")
+            found |= dict.fromkeys((name, f"{name}-png"), content["prompt"])
     return found
 
 
 def _entries(folder: Path) -> list[tuple[str, Path | Pair]]:
-    """(name, media) of what looks like a video, in order of the names."""
+    """(name, media) of what looks like a video, in order of the names; of several files of a name, one with alpha."""
     found: dict[str, Path | Pair] = {}
     halves: dict[str, dict[str, Path]] = {}
-    for entry in sorted(folder.iterdir()):
+    for entry in sorted(folder.iterdir(), key=lambda entry: (entry.suffix.lower() not in MEDIA_EXTENSIONS, entry.name)):
         if entry.name.startswith(".") or entry.suffix == ".tmp":
             continue
         if entry.is_dir() and entry.name in ("fgr", "pha"):
@@ -167,9 +169,18 @@ def _by_name(key: str, prompts: Sequence[Prompt]) -> Prompt | None:
 
 def _open(media: Path | Pair) -> Video:
     try:
-        return Video(media, probe(media), True)
+        return Video(media, _timed(media, probe(media)), True)
     except AlphaError:
-        return Video(media, probe(media, need_alpha=False), False)
+        return Video(media, _timed(media, probe(media, need_alpha=False)), False)
+
+
+def _timed(media: Path | Pair, info: MediaInfo) -> MediaInfo:
+    """With the frame rate that `generate.py` leaves beside frames, which cannot say it themselves."""
+    about = media / SEQUENCE_METADATA if isinstance(media, Path) else None
+    try:
+        return info if about is None else replace(info, fps=float(json.loads(about.read_text(encoding="utf-8"))["fps"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return info
 
 
 def read(video: Video, shape: Shape | None = None, convert: bool = False) -> tuple[Frames, bool]:

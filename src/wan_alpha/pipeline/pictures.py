@@ -12,13 +12,13 @@ import av
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from wan_alpha.names import SEQUENCE_METADATA
 from wan_alpha.pipeline.containers import durations
 from wan_alpha.pipeline.pixels import Pixels, linear_light, premultiplied, to_8_bit
 
 # What Pillow raises for a file that is no picture, broken, cut off, or far too large.
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 _IMAGE_DESCRIPTION = 0x010E  # Exif
-SEQUENCE_METADATA = "video.json"
 
 
 def write_apng(pixels: Pixels, fps: float, file: Path, metadata: Mapping[str, str]) -> None:

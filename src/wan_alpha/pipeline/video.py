@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from wan_alpha.names import SEQUENCE_METADATA
 from wan_alpha.pipeline.composite import composite
 from wan_alpha.pipeline.containers import write_ffv1, write_h264, write_prores, write_vp9
 from wan_alpha.pipeline.edges import bleed_colour, clean_alpha
-from wan_alpha.pipeline.pictures import SEQUENCE_METADATA, write_apng, write_exr_frames, write_png_frames, write_webp
+from wan_alpha.pipeline.pictures import write_apng, write_exr_frames, write_png_frames, write_webp
 from wan_alpha.pipeline.pixels import Pixels, straight
 
 Writer = Callable[[Pixels, float, Path, Mapping[str, str]], None]
