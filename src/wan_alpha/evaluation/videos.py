@@ -109,7 +109,7 @@ def open_system(name: str, folder: Path, prompts: Sequence[Prompt]) -> System:
 
 
 def _recorded_prompts(folder: Path) -> dict[str, str]:
-    """What `generate.py` wrote beside its videos: NAME.json has the prompt of files NAME.* and of frames in NAME-png."""
+    """What `generate.py` wrote beside its videos: NAME.json, with the prompt of NAME.* and of frames in NAME-png."""
     found = {}
     for file in folder.glob("*.json"):
         try:
