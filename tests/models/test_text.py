@@ -15,6 +15,7 @@ from wan_alpha.models.base import BaseError
 from wan_alpha.models.dit import compile_blocks, load_scheduler, load_transformer
 from wan_alpha.models.folded_text import fold_text, padding_bias
 from wan_alpha.models.text import TextEncoder, cut_padding, pad_prompts
+from wan_alpha.training.memory import LiveBytes
 
 PROMPTS = ["a red parrot", "disc3 on a green background", ""]
 
@@ -82,6 +83,17 @@ def test_folded_padding_changes_nothing(base: Path) -> None:
         unweighted = transformer(z, t, short.embeddings, return_dict=False)[0]
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
     assert (unweighted - expected).abs().max() > 1e-4  # otherwise this could not fail
+
+
+def test_folded_text_keeps_no_matrix_of_all_pairs_of_a_video_s_tokens(base: Path) -> None:
+    """512 of them here, of two heads; a video has tens of thousands."""
+    text, transformer = TextEncoder.from_pretrained(base), load_transformer(base)
+    processor = fold_text(transformer)
+    with torch.no_grad(), LiveBytes() as live:
+        short = text(PROMPTS[:1])
+        processor.weigh(short)
+        transformer(torch.randn(1, 6, 2, 32, 32), torch.tensor([100.0]), short.embeddings, return_dict=False)
+    assert live.peak < 4 * 2 * 512**2
 
 
 def test_padding_that_is_not_there_cannot_be_weighed() -> None:

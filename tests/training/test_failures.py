@@ -153,6 +153,9 @@ def test_ckpt_path_names_a_file_or_a_run_or_nothing(half: Path, wan22: Path, cli
         assert len(lines) == 1 + 2, name
     adapters = [(tmp_path / n / "adapters" / "adapters.safetensors").read_bytes() for n in ("file", "run", "renamed")]
     assert adapters[0] == adapters[1] == adapters[2]
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match=r"other.ckpt was not written by train.py"):
+        more(wan22, clips, tmp_path / "other", f"ckpt_path={tmp_path / 'other.ckpt'}")
     with pytest.raises(CheckpointError, match=r"ckpt_path=.*nowhere: no checkpoint there; give a .ckpt file"):
         more(wan22, clips, tmp_path / "missing", f"ckpt_path={tmp_path / 'nowhere'}")
 

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wan_alpha.losses.timesteps import NUM_TRAIN_TIMESTEPS, shift_timesteps
 from wan_alpha.models.transfer import send
-
-NUM_TRAIN_TIMESTEPS = 1000
 
 
 def transparency_mask(alpha: Tensor, temporal: int, spatial: int) -> Tensor:
@@ -106,8 +105,7 @@ class DiffusionPrior(nn.Module):
 
     def noise_level(self, u: Tensor) -> Tensor:
         """Uniform draws to shifted t in (0, 1)."""
-        u = u.clamp(1e-3, 1 - 1e-3)
-        return self.shift * u / (1 + (self.shift - 1) * u)
+        return shift_timesteps(u.clamp(1e-3, 1 - 1e-3), self.shift)
 
     def error(self, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """||v̂ - v||² of every cell, a mean over channels, (B, 1, T', h, w) in float32."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import Tensor
+from torch.nn import functional as F
 
 from wan_alpha.models.context import TokenGroup
 from wan_alpha.models.text import MAX_TOKENS, Prompts
@@ -19,7 +20,7 @@ from wan_alpha.models.transfer import send
 
 
 class FoldedAttention:
-    """An attention processor for Wan's layers, equal to diffusers' own; plain matrix products, best for short clips.
+    """An attention processor for Wan's layers, equal to diffusers' own.
 
     Attributes:
         bias: (B, L) added to the logits of the L text tokens, or None: then there are 512 of them.
@@ -67,11 +68,14 @@ class FoldedAttention:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """softmax(q kᵀ / √d + bias) v for q, k, v of (B, tokens, heads, d); (B, N, heads·d)."""
+    """softmax(q kᵀ / √d + bias) v for q, k, v of (B, tokens, heads, d); (B, N, heads·d).
+
+    A bias is only on few tokens: there a matrix of all pairs is small, and in float32 the fold stays exact under bf16.
+    """
     query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    logits = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-    if bias is not None:
-        logits = logits + bias[:, None, None]
+    if bias is None:
+        return F.scaled_dot_product_attention(query, key, value.type_as(query)).transpose(1, 2).flatten(2)
+    logits = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5 + bias[:, None, None]
     return (logits.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
 
 

@@ -314,7 +314,7 @@ class CallbacksConfig:
     """What happens around the steps."""
 
     __pydantic_config__ = STRICT
-    progress: bool  # one line per trainer.log_every_n_steps
+    progress: bool  # one line per trainer.log_every_n_steps; with it train/frames_per_second and train/data_wait
     panels: bool
     panel_clips: Count  # held-out clips in a panel
     export_dtype: Literal["float32", "float16", "bfloat16"]

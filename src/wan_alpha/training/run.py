@@ -170,9 +170,10 @@ def report_finished(run_dir: Path, step: int) -> None:
 def check_same_run(checkpoint: Path, identity: dict[str, Any]) -> int:
     """The step of a checkpoint; refuse one that another configuration or other data made, and name what differs."""
     state = read_header(checkpoint)
-    saved = state.get("run_config")
+    if "run_config" not in state:
+        raise CheckpointError(f"{checkpoint} was not written by train.py: it does not say of what run it is")
     known = {name: identity.get(name) for name in ("captions",) if name in identity}  # what older checkpoints leave out
-    differing = differing_keys(known | saved, identity) if saved else []
+    differing = differing_keys(known | state["run_config"], identity)
     if differing:
         raise CheckpointError(
             f"{checkpoint} was made with another configuration:\n  "
