@@ -44,6 +44,7 @@ from wan_alpha.training.config import RunConfig
 from wan_alpha.training.data import ClipDataModule, low_high, open_source
 from wan_alpha.training.entry import checked
 from wan_alpha.training.identity import register_resolver
+from wan_alpha.training.precision import resolve_precision
 from wan_alpha.training.provenance import describe_environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -236,7 +237,7 @@ def answer(seed: int, places: Mapping[str, Path], runs: Path, shape: Sequence[in
 def of_two_latents(config: RunConfig) -> dict[str, float]:
     """How paired tokens' codec gives the held-out clips back: nothing of it is trained, so no seed changes it."""
     codec, metrics = PairedCodec(load_vae(config.base.path)), RGBAMetrics()
-    bf16 = training.resolve_precision(config.trainer) == "bf16-mixed"  # as the others are validated
+    bf16 = resolve_precision(config.trainer) == "bf16-mixed"  # as the others are validated
     for batch in ClipDataModule(config.data, config.seed).val_dataloader():
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             rgb, alpha = codec.decode(codec.encode(batch))

@@ -39,6 +39,7 @@ from wan_alpha.training.config import RunConfig
 from wan_alpha.training.data import ClipDataModule
 from wan_alpha.training.entry import checked
 from wan_alpha.training.identity import register_resolver
+from wan_alpha.training.precision import resolve_precision
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -117,7 +118,7 @@ def plain(args: argparse.Namespace, folder: Path) -> float:
     batches = [{k: v.to(args.device) for k, v in b.items() if torch.is_tensor(v)} for b in islice(loader, BATCHES)]
     trained = list(module.trainable().values())
     optimiser = torch.optim.AdamW(trained, lr=1e-4)
-    mixed = run.resolve_precision(config.trainer) == "bf16-mixed"
+    mixed = resolve_precision(config.trainer) == "bf16-mixed"
     for step, batch in zip(range(WARM_UP + args.steps), cycle(batches), strict=False):
         if step == WARM_UP:
             synchronize(args.device)

@@ -19,7 +19,7 @@ from small_dit_base import write_complete_base, write_image_transformer
 
 from wan_alpha.command import ConfigError, valid_keys
 from wan_alpha.training import run
-from wan_alpha.training.build import build_loss
+from wan_alpha.training.build import build_loss, build_module
 from wan_alpha.training.config import AlphaDiTConfig, RunConfig
 from wan_alpha.training.entry import checked
 from wan_alpha.training.identity import (
@@ -31,6 +31,7 @@ from wan_alpha.training.identity import (
     register_resolver,
     run_id,
 )
+from wan_alpha.training.precision import resolve_precision
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -189,10 +190,14 @@ def test_automatic_precision_follows_the_processor(
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     config = checked(compose("trainer=cpu"))[0]
     assert config.trainer.precision == "auto"
-    assert run.resolve_precision(config.trainer) == meaning
+    assert resolve_precision(config.trainer) == meaning
     assert run.build_trainer(config).precision == meaning
+    if not built_for_bf16:
+        frozen = checked(compose("trainer=cpu", "stage=dit", "model.frozen.dtype=bfloat16"))[0]
+        with pytest.raises(ConfigError, match=r"bfloat16 needs trainer.precision=bf16-mixed; .*auto is 32-true here"):
+            build_module(frozen)
     config.trainer.precision = "32-true"
-    assert run.resolve_precision(config.trainer) == "32-true"
+    assert resolve_precision(config.trainer) == "32-true"
 
 
 @pytest.mark.parametrize(("built_for_bf16", "meaning"), [(True, "bf16-mixed"), (False, "32-true")])
@@ -207,7 +212,7 @@ def test_automatic_precision_follows_the_gpu_where_there_is_one(
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     for accelerator in ("gpu", "cuda", "auto"):
         trainer = checked(compose(f"trainer.accelerator={accelerator}"))[0].trainer
-        assert run.resolve_precision(trainer) == meaning, accelerator
+        assert resolve_precision(trainer) == meaning, accelerator
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

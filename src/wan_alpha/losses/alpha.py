@@ -83,7 +83,6 @@ class AlphaVAELoss(nn.Module):
         rgb: Tensor,
         alpha: Tensor,
         canvas: Tensor,
-        per_sample: bool = False,
         turn: int = 0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch.
@@ -95,10 +94,9 @@ class AlphaVAELoss(nn.Module):
             alpha: true alpha, (B, 1, T, H, W) in [0, 1].
             canvas: the colour both are rendered on, (B, 3) or (3,) in [-1, 1].
             turn: the number of the step, for a perceptual loss that does not look at every frame.
-            per_sample: return one total per sample instead of their mean.
 
         Returns:
-            The weighted total, () or (B,), and the unweighted terms `picture/kind` (`alpha/l1`, `soft/edge`, ...),
+            The weighted total, (), and the unweighted terms `picture/kind` (`alpha/l1`, `soft/edge`, ...),
             means over the batch without gradient, left on their device.
         """
         precision = torch.promote_types(rgb.dtype, torch.float32)
@@ -114,7 +112,7 @@ class AlphaVAELoss(nn.Module):
             for kind, each in distances.items():
                 total = total + getattr(self.weights, picture) * getattr(self.weights, kind) * each[index]
                 terms[f"{picture}/{kind}"] = each[index].detach().mean()
-        return total if per_sample else total.mean(), terms
+        return total.mean(), terms
 
     def _stack(self, rgb: Tensor, alpha: Tensor, canvas: Tensor, mask: Tensor) -> Tensor:
         """The compared pictures of all samples, (pictures · B, 3, T, H, W) in [-1, 1]."""

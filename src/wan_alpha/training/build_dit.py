@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from wan_alpha.baselines.kinds import load_latent_codec
 from wan_alpha.baselines.paired_tokens import PairedCodec, PairedSpec, pair_tokens
+from wan_alpha.command import ConfigError
 from wan_alpha.losses.timesteps import Timesteps
 from wan_alpha.models.base import BaseError, load_vae, locate_base, temporal_stride
 from wan_alpha.models.codecs import Codec
@@ -33,6 +34,7 @@ from wan_alpha.stages.paired import PairedTokensModule
 from wan_alpha.training.build_optim import optimiser
 from wan_alpha.training.config import AlphaDiTConfig, RunConfig
 from wan_alpha.training.latents import LatentDataModule
+from wan_alpha.training.precision import resolve_precision
 from wan_alpha.training.stored import StoredLatentDataModule
 
 
@@ -40,19 +42,16 @@ def build_dit(config: RunConfig) -> AlphaDiTModule:
     """The LightningModule of stage=dit."""
     model = config.model
     assert isinstance(model, AlphaDiTConfig)
+    if model.frozen.dtype != "float32" and resolve_precision(config.trainer) == "32-true":
+        raise ConfigError(
+            "model.frozen.dtype=bfloat16 needs trainer.precision=bf16-mixed; trainer.precision=auto is 32-true here"
+        )
     paired = PairedSpec(model.adapter.rank, model.adapter.alpha, model.adapter.rgb_sees_alpha)
     pairing = model.adapter.kind == "paired"
     codec: Codec = (
         PairedCodec(load_vae(config.base.path)) if pairing else load_latent_codec(config.base.path, model.vae_adapters)
     )
-    source = _where(config, model)
-    if source is None:
-        transformer, text, scheduler = _fresh(config, model, codec)
-    else:
-        dtype = getattr(torch, model.frozen.dtype)
-        transformer = load_transformer(source, dtype, model.frozen.quantise, model.expert)
-        text = TextEncoder.from_pretrained(source, dtype)
-        scheduler = load_scheduler(source)
+    transformer, text, scheduler = _networks(config, model, codec)
     image = _image_encoder(config, transformer, codec)
     if pairing:
         pair_tokens(transformer, paired)
@@ -108,12 +107,18 @@ def _image_encoder(config: RunConfig, transformer: WanTransformer3DModel, codec:
     return None if transformer.config["image_dim"] is None else ImageEncoder.from_pretrained(config.base.path)
 
 
-def _where(config: RunConfig, model: AlphaDiTConfig) -> str | None:
-    """From where transformer and text encoder come: another run, or the base; None: fresh ones."""
+def _networks(
+    config: RunConfig, model: AlphaDiTConfig, codec: Codec
+) -> tuple[WanTransformer3DModel, TextEncoder, UniPCMultistepScheduler]:
+    """Those of another run, fresh ones, or the base's."""
+    source, dtype = config.base.path, getattr(torch, model.frozen.dtype)
     if model.init_from is not None:
         run = Path(model.init_from)
-        return str(run / "base" if (run / "base").exists() else run)
-    return None if model.fresh is not None else config.base.path
+        source = str(run / "base" if (run / "base").exists() else run)
+    elif model.fresh is not None:
+        return _fresh(config, model, codec)
+    transformer = load_transformer(source, dtype, model.frozen.quantise, model.expert)
+    return transformer, TextEncoder.from_pretrained(source, dtype), load_scheduler(source)
 
 
 def _fresh(

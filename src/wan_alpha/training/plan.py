@@ -28,6 +28,7 @@ from wan_alpha.models.dit_adapters import add_dit_adapters
 from wan_alpha.models.text import MAX_TOKENS
 from wan_alpha.training.config import AlphaDiTConfig, RunConfig
 from wan_alpha.training.memory import LiveBytes, bytes_of, encoding_bytes, faked
+from wan_alpha.training.precision import resolve_precision
 
 WAN21_VAE: dict[str, Any] = {}  # diffusers' defaults are Wan2.1's
 WAN22_VAE = {
@@ -232,8 +233,6 @@ def plan_run(config: RunConfig) -> Plan:
 
 def uses_autocast(config: RunConfig) -> bool:
     """Whether a step of this run computes in bf16."""
-    from wan_alpha.training.run import resolve_precision  # it imports this module's neighbours
-
     return resolve_precision(config.trainer) != "32-true"
 
 

@@ -34,7 +34,7 @@ from wan_alpha.training.checkpoints import (
     last_checkpoint,
     read_header,
 )
-from wan_alpha.training.config import AlphaDiTConfig, RunConfig, TrainerConfig
+from wan_alpha.training.config import AlphaDiTConfig, RunConfig
 from wan_alpha.training.data import ClipDataModule
 from wan_alpha.training.ema import AdapterEMA
 from wan_alpha.training.finish import Export, LastStep
@@ -44,6 +44,7 @@ from wan_alpha.training.heartbeat import Heartbeat
 from wan_alpha.training.identity import differing_keys
 from wan_alpha.training.loggers import build_loggers
 from wan_alpha.training.pace import Pace
+from wan_alpha.training.precision import resolve_precision
 from wan_alpha.training.preemption import StopOnSignal
 from wan_alpha.training.progress import DataWait, StepProgress
 from wan_alpha.training.provenance import describe_environment, write_json
@@ -78,17 +79,8 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
     module = build_module(config)
     data = build_data(config, module)
     report_data(data)
-    manifests = {"train": data.train_source.manifest_hash, "val": data.val_source.manifest_hash}
-    identity = tree | {
-        "global batch": global_batch,
-        "precision": resolve_precision(config.trainer),
-        "schedule steps": schedule_steps(config) if config.optim.decay_share else None,
-        "data manifest": manifests,
-        "data mixture": list(data.order.quotas) if isinstance(data, ClipDataModule) and config.data.sources else None,
-        "base weights": module.base_fingerprint(),
-    }
-    if isinstance(module, AlphaDiTModule):
-        identity = settle_timesteps(identity, module) | {"captions": hash_captions(data.train_source.clips)}
+    identity = run_identity(config, tree, module, data, global_batch)
+    manifests = identity["data manifest"]
     checkpoint = find_checkpoint(config.ckpt_path, run_dir)
     first_step = 0 if checkpoint is None else check_same_run(checkpoint, identity)
     if first_step >= config.trainer.max_steps:
@@ -106,6 +98,28 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
         finish_wandb(trainer.loggers)
     if trainer.is_global_zero:
         CONSOLE.print(f"[green]done[/green]: {run_dir}")
+
+
+def run_identity(
+    config: RunConfig,
+    tree: dict[str, Any],
+    module: StageModule,
+    data: ClipDataModule | StoredLatentDataModule,
+    global_batch: int,
+) -> dict[str, Any]:
+    """The configuration with what it leaves open: equal for two runs whose steps compute the same."""
+    mixed = isinstance(data, ClipDataModule) and config.data.sources
+    identity = tree | {
+        "global batch": global_batch,
+        "precision": resolve_precision(config.trainer),
+        "schedule steps": schedule_steps(config) if config.optim.decay_share else None,
+        "data manifest": {"train": data.train_source.manifest_hash, "val": data.val_source.manifest_hash},
+        "data mixture": list(data.order.quotas) if mixed else None,
+        "base weights": module.base_fingerprint(),
+    }
+    if isinstance(module, AlphaDiTModule):
+        identity = settle_timesteps(identity, module) | {"captions": hash_captions(data.train_source.clips)}
+    return identity
 
 
 def build_data(config: RunConfig, module: StageModule) -> ClipDataModule | StoredLatentDataModule:
@@ -235,16 +249,6 @@ def _trainer(config: RunConfig) -> pl.Trainer:
         plugins=[AtomicCheckpointIO()],
         logger=False,
     )
-
-
-def resolve_precision(trainer: TrainerConfig) -> Any:
-    """What `precision=auto` means on this machine: bf16 autocast where the hardware multiplies bf16, else float32."""
-    if trainer.precision != "auto":
-        return trainer.precision
-    on_gpu = trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and torch.cuda.is_available())
-    on_cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else on_cpu
-    return "bf16-mixed" if has_bf16 else "32-true"
 
 
 def build_callbacks(config: RunConfig, tree: dict[str, Any]) -> list[Callback]:
