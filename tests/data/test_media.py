@@ -15,7 +15,7 @@ from PIL import Image
 from rgba_media import animated, disc, encode, prores, vp9, write_frames
 
 from wan_alpha.data.errors import AlphaError, MediaError
-from wan_alpha.data.media import MediaInfo, Pair, probe, read_frames, write_ffv1
+from wan_alpha.data.media import MediaInfo, Pair, frame_times, probe, read_frames, write_ffv1
 from wan_alpha.data.resize import Frames
 
 
@@ -92,6 +92,24 @@ def test_colours_follow_the_matrix_that_picture_or_container_names(said_by: str)
         picture.colorspace = Colorspace.ITU709 if said_by == "picture" else 2  # 2: not said
         out.mux([*stream.encode(picture), *stream.encode(None)])
     np.testing.assert_allclose(read_frames(buffer.getvalue(), "mov")[0].astype(int), clip[0], atol=1)
+
+
+def test_what_was_cut_off_a_mov_is_not_read(tmp_path: Path) -> None:
+    """As `ffmpeg -ss ... -c copy` and players cut: the frames before are in the file, and an edit list hides them."""
+    clip, as_it_is = disc(), {"avoid_negative_ts": "disabled"}
+    with av.open(io.BytesIO(prores(clip))) as whole, av.open(str(tmp_path / "cut.mov"), "w", options=as_it_is) as out:
+        (stream,) = whole.streams.video
+        copy = out.add_stream_from_template(stream)
+        for packet in whole.demux(stream):
+            if packet.size:
+                packet.pts = packet.dts = packet.dts - 2 * packet.duration
+                packet.stream = copy
+                out.mux(packet)
+    assert probe(tmp_path / "cut.mov").num_frames == 7
+    expected, found = read_frames(prores(clip), "mov", 2, 7), read_frames(tmp_path / "cut.mov", None, 0, 7)
+    np.testing.assert_allclose(found.astype(int), expected, atol=1)  # the copy is decoded with 10 bits, not with 12
+    np.testing.assert_array_equal(read_frames(tmp_path / "cut.mov", None, 3, 4), found[3:])
+    assert frame_times(tmp_path / "cut.mov") is None
 
 
 def turned(file: Path) -> None:

@@ -91,7 +91,7 @@ def probe_video(source: Path | bytes, name: str, need_alpha: bool) -> tuple[int,
             alpha = _has_alpha(context.format) or _alpha_apart(container)
         if need_alpha and not alpha:
             raise _no_alpha(name, f"{context.name} {context.pix_fmt}")
-        num_frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+        num_frames = _count(container, stream)
         if not num_frames:
             raise MediaError(f"{name}: the video has no frames; write the file again or remove it")
         _require_square(name, stream)
@@ -109,16 +109,31 @@ def _require_square(name: str, stream: VideoStream) -> None:
         )
 
 
+def _count(container: InputContainer, stream: VideoStream) -> int:
+    """How many frames are shown: what somebody cut off may still be in the file."""
+    if _is_indexed(container, stream):
+        return sum(not entry.is_discard for entry in stream.index_entries)
+    return stream.frames or sum(_is_shown(packet) for packet in container.demux(stream))
+
+
+def _is_indexed(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether the header says it all: that of a MOV or MP4 does, unless it came in pieces."""
+    return container.format.name.startswith("mov") and stream.frames > 0 and len(stream.index_entries) > 0
+
+
+def _is_shown(packet: av.Packet) -> bool:
+    return packet.size > 0 and not packet.is_discard
+
+
 def video_times(source: Path | bytes, name: str) -> tuple[Times, float]:
     """(when frames are shown, in seconds, ascending; length of the stream's clock tick).  Nothing is decoded."""
     with _opened(source, name) as (container, stream):
         tick = float(stream.time_base or 0.001)
-        entries = stream.index_entries
         in_order = not stream.codec_context.codec.reorder  # an index has the times of decoding
-        if in_order and stream.frames and len(entries) == stream.frames:  # the header of a MOV says it all
-            stamps = [entry.timestamp for entry in entries]
+        if in_order and _is_indexed(container, stream):
+            stamps = [entry.timestamp for entry in stream.index_entries if not entry.is_discard]
         else:
-            stamps = [packet.pts for packet in container.demux(stream) if packet.size and packet.pts is not None]
+            stamps = [packet.pts for packet in container.demux(stream) if _is_shown(packet) and packet.pts is not None]
         return np.sort(np.asarray(stamps, dtype=np.float64)) * tick, tick
 
 
@@ -197,7 +212,7 @@ def _decode(
             if packet.is_keyframe:
                 waiting, number = [], arrived
             waiting.append(packet)
-            arrived += 1
+            arrived += not packet.is_discard
             if arrived <= first:
                 continue
         else:
