@@ -26,23 +26,32 @@ class Measures(TypedDict):
 
 
 def measure(frames: Frames) -> Measures:
-    """Measures of straight RGBA frames, uint8 (T, H, W, 4)."""
-    alpha = frames[..., 3]
-    foreground = max(int((alpha > 0).sum()), 1)
+    """Measures of straight RGBA frames, uint8 (T, H, W, 4); memory does not grow with their number."""
     low, high = TRANSLUCENT
-    translucent = (alpha > low) & (alpha < high)
-    steps = np.abs(np.diff(alpha.astype(np.int16), axis=0))
+    foreground = glass = translucent = soft = opacity = moved = 0
+    before: Frames | None = None
+    for alpha in frames[..., 3]:
+        inside = (alpha > low) & (alpha < high)
+        foreground += int((alpha > 0).sum())
+        glass += int(_eroded(inside).sum())
+        translucent += int(inside.sum())
+        soft += int(((alpha > 0) & (alpha < 255)).sum())
+        opacity += int(alpha.sum(dtype=np.int64))
+        moved += 0 if before is None else int(np.abs(alpha.astype(np.int16) - before).sum(dtype=np.int64))
+        before = alpha
+    pixels, foreground = frames[..., 3].size, max(foreground, 1)
+    steps = pixels - frames[0, ..., 3].size
     return Measures(
-        motion=round(float(steps.mean()) / 255, 5) if len(steps) else 0.0,
-        glass=round(float(_eroded(translucent).sum() / foreground), 5),
-        translucent=round(float(translucent.sum() / foreground), 5),
-        soft=round(float(((alpha > 0) & (alpha < 255)).sum() / foreground), 5),
-        coverage=round(float(alpha.mean()) / 255, 5),
+        motion=round(moved / steps / 255, 5) if steps else 0.0,
+        glass=round(glass / foreground, 5),
+        translucent=round(translucent / foreground, 5),
+        soft=round(soft / foreground, 5),
+        coverage=round(opacity / pixels / 255, 5),
     )
 
 
 def _eroded(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Pixels of (T, H, W) whose 3x3 neighbourhood is true throughout; the border is left away."""
-    rows = mask[:, :-2] & mask[:, 1:-1] & mask[:, 2:]
-    eroded: npt.NDArray[np.bool_] = rows[:, :, :-2] & rows[:, :, 1:-1] & rows[:, :, 2:]
+    """Pixels of (H, W) whose 3x3 neighbourhood is true throughout; the border is left away."""
+    rows = mask[:-2] & mask[1:-1] & mask[2:]
+    eroded: npt.NDArray[np.bool_] = rows[:, :-2] & rows[:, 1:-1] & rows[:, 2:]
     return eroded

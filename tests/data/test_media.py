@@ -15,7 +15,7 @@ from PIL import Image
 from rgba_media import animated, disc, encode, prores, vp9, write_frames
 
 from wan_alpha.data.errors import AlphaError, MediaError
-from wan_alpha.data.media import MediaInfo, Pair, frame_times, probe, read_frames, write_ffv1
+from wan_alpha.data.media import MediaInfo, Pair, each_block, frame_times, probe, read_frames, write_ffv1
 from wan_alpha.data.resize import Frames
 
 
@@ -58,6 +58,15 @@ def test_lossy_kinds_keep_alpha_and_colour(ext: str) -> None:
     opaque = clip[..., 3] == 255
     assert psnr(frames[opaque][:, :3], clip[opaque][:, :3]) > 30
     np.testing.assert_array_equal(read_frames(data, ext, 3, 2, 4), frames[3:8:4])
+
+
+@pytest.mark.parametrize("ext", [*LOSSLESS, *LOSSY])
+def test_one_pass_holds_few_frames_at_a_time(ext: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = LOSSY[ext](disc()) if ext in LOSSY else LOSSLESS[ext][0](disc())
+    monkeypatch.setattr("wan_alpha.data.media.BLOCK_PIXELS", 2 * 32 * 40)
+    blocks = list(each_block(data, ext, probe(data, ext)))
+    assert [len(block) for block in blocks] == [2, 2, 2, 2, 1]
+    np.testing.assert_array_equal(np.concatenate(blocks), read_frames(data, ext, 0, 9))
 
 
 def test_prores_keeps_the_extremes_of_alpha() -> None:
