@@ -57,13 +57,10 @@ def caption(options: Options) -> Counts:
     """Run the step and say what became of it.
 
     Raises:
-        DataError: an option is out of range, the folder holds no clip, or the endpoint is down or refuses.
+        DataError: a field is unknown, the folder holds no clip, or the endpoint is down or refuses.
+        OSError: the disk is full, or the folder cannot be written.
     """
     fields_of(options)
-    if min(options.concurrency, options.attempts, options.patience, options.frames, options.side) < 1:
-        raise DataError("concurrency, attempts, patience, frames and side: expected at least 1")
-    if options.per_minute is not None and options.per_minute <= 0:
-        raise DataError(f"per_minute={options.per_minute:g}: expected more than 0, or none")
     key = api_key(options.api_key_env)
     source = FolderSource(options.root, "all")
     for problem in source.problems:
@@ -89,6 +86,8 @@ async def _caption_all(options: Options, source: FolderSource, key: str | None) 
             raise DataError(
                 f"{first}\n{run.counts.asked} questions were answered before; the same command continues"
             ) from None
+        except* OSError as errors:  # a full disk, say: one of the workers speaks for all
+            raise errors.exceptions[0] from None
         finally:
             await endpoint.close()
     return run.counts

@@ -137,9 +137,6 @@ def check(options: Options) -> None:
     for name, values in allowed.items():
         if getattr(options, name) not in values:
             raise DataError(f"{name}={getattr(options, name)}: expected one of {', '.join(values)}")
-    for name in ("variants", "num_frames", "height", "width", "batch", "shard_samples", "parts"):
-        if getattr(options, name) < 1:
-            raise DataError(f"{name}={getattr(options, name)}: expected at least 1")
     if not 0 <= options.part < options.parts:
         raise DataError(f"part={options.part}: expected 0 to {options.parts - 1}, as parts={options.parts}")
 

@@ -211,8 +211,8 @@ def main(arguments: list[str]) -> None:
     with told():
         chosen = _chosen(options)
         prepare()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    panel(chosen, options.side).save(options.out, "PNG")
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        panel(chosen, options.side).save(options.out, "PNG")
     print(f"{len(chosen)} clips -> {options.out}")
 
 

@@ -17,7 +17,7 @@ from typing import Annotated
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from data_prep.cli import parse
+from data_prep.cli import parse, told
 from wan_alpha.data.rewording import TEMPLATE_WORDS
 from wan_alpha.data.shards import ShardSource
 from wan_alpha.schema import Count
@@ -56,8 +56,13 @@ def train_tokenizer(captions: Iterable[str], vocabulary: int) -> PreTrainedToken
     )  # fmt: skip
 
 
-def main(options: Options) -> None:
-    """Train and save."""
+def learn(options: Options) -> None:
+    """Train and save.
+
+    Raises:
+        DataError: the shards cannot be read.
+        OSError: the tokenizer cannot be written.
+    """
     captions = [clip.caption for split in ("train", "val") for clip in ShardSource(options.root, split).clips]
     tokenizer = train_tokenizer(captions, options.vocabulary)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -68,5 +73,12 @@ def main(options: Options) -> None:
     print(f"{options.out}: {len(tokenizer)} tokens from {len(captions)} captions")
 
 
+def main(arguments: list[str]) -> None:
+    """The command line."""
+    options = parse(Options, arguments, "python -m data_prep.tokenizer")
+    with told():
+        learn(options)
+
+
 if __name__ == "__main__":
-    main(parse(Options, sys.argv[1:], "python -m data_prep.tokenizer"))
+    main(sys.argv[1:])

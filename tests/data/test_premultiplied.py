@@ -83,7 +83,10 @@ def test_a_folder_asks_takes_or_converts(tmp_path: Path) -> None:
     asking = FolderSource(tmp_path, "all")
     assert [clip.key for clip in asking.clips] == ["good"]
     assert len(asking.problems) == 2
-    assert "give premultiplied=yes to make it straight, or premultiplied=no" in asking.problems[0]
+    assert (
+        "give premultiplied=yes to make it straight, or premultiplied=no if it is meant so, to data_prep"
+        in asking.problems[0]
+    )
     taking = FolderSource(tmp_path, "all", premultiplied="no")
     assert len(taking) == 3
     np.testing.assert_array_equal(taking.read(0, 0, 9), premultiply(disc(seed=2)))

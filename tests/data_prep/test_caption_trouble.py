@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from caption_endpoints import GOOD, LABELS, Answer, failures, make_clips, misbehaving, options, reply, says
 
-from data_prep.caption import caption
+from data_prep.caption import caption, main
 from data_prep.captioner import Counts
 from data_prep.endpoint import Endpoint
 from wan_alpha.data.annotations import read_annotations
@@ -100,6 +100,17 @@ def test_an_endpoint_that_is_down_ends_the_run_and_says_so(tmp_path: Path) -> No
         counts = caption(options(root, url, fields="short_en", retries=0))
     assert counts == Counts(asked=1, cached=2)
     assert len(requests) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_said_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_clips(tmp_path / "clips", 2)
+    (root / ".cache").touch()  # where a folder should be
+    with misbehaving(lambda _: says(GOOD)) as (url, _), pytest.raises(SystemExit):
+        main([f"root={root}", f"endpoint={url}", "model=m", "fields=short_en"])
+    said = "Not a directory; give files that you may read and a place where you may write"
+    assert said in capsys.readouterr().err
 
 
 def test_an_answer_that_never_comes_is_a_time_out(tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ def refusal(name: str) -> PremultipliedError:
     """The error for a clip that looks premultiplied while nobody has said what it is."""
     return PremultipliedError(
         f"{name}: colour is nowhere brighter than alpha and falls with it, as if it were premultiplied; "
-        "give premultiplied=yes to make it straight, or premultiplied=no if it is meant so"
+        "give premultiplied=yes to make it straight, or premultiplied=no if it is meant so, to data_prep.ingest, or as "
+        "data.premultiplied= to train.py"
     )
 
 
