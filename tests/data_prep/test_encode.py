@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,14 @@ from data_prep.encoder import Encoder, Options
 from wan_alpha.data.dataset import ClipDataset
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.folders import FolderSource
-from wan_alpha.data.latents import LatentDataset, LatentsError, LatentSource, collate_latents, read_latent_header
+from wan_alpha.data.latents import (
+    LatentDataset,
+    LatentsError,
+    LatentSource,
+    collate_latents,
+    read_latent_header,
+    write_latent_shard,
+)
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 from wan_alpha.models.identity import codec_identity
 
@@ -205,3 +214,15 @@ def test_shards_of_two_runs_do_not_mix(options: Options, world: dict[str, Path])
 def test_options_that_make_no_sense(options: Options, change: dict[str, Any], words: str) -> None:
     with pytest.raises((DataError, ValueError), match=words):
         step.encode(replace(options, **change))
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
+    _, most = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, most))
+    try:
+        with pytest.raises(OSError, match=r"train-000000\.safetensors") as caught:
+            write_latent_shard(tmp_path / "train-000000.safetensors", {}, [], {"latent.0": torch.zeros(9000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert not list(tmp_path.iterdir())

@@ -14,9 +14,11 @@ A reader says with which base and adapters it is going to use the latents, and i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,11 +85,19 @@ def entry_key(identity: Mapping[str, Any], window: Mapping[str, Any], caption: s
 def write_latent_shard(
     file: Path, identity: Mapping[str, Any], entries: Sequence[LatentEntry], tensors: dict[str, Tensor]
 ) -> None:
-    """Write one shard atomically."""
+    """Write one shard atomically.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written.
+    """
     content = {"version": SCHEMA_VERSION, "identity": dict(identity), "entries": [asdict(e) for e in entries]}
-    partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    partial = file.with_name(f".{file.name}.tmp")
     # One key only: safetensors writes several in random order, and the same samples should give the same bytes.
-    save_file(tensors, partial, metadata={HEADER: json.dumps(content, ensure_ascii=False)})
+    try:
+        save_file(tensors, partial, metadata={HEADER: json.dumps(content, ensure_ascii=False)})
+    except SafetensorError as error:  # the system's own error is in its words alone
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(file)) from error
     os.replace(partial, file)
 
 
