@@ -1,9 +1,11 @@
 """Train: `python train.py stage=vae|dit|base [KEY=VALUE ...]`.  See conf/ for every key."""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
-from wan_alpha.command import run_command
+from wan_alpha.command import plain_texts, run_command
 from wan_alpha.training.config import RunConfig
 from wan_alpha.training.entry import INTERRUPTED, checked
 from wan_alpha.training.objective import objective
@@ -24,4 +26,5 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = plain_texts(sys.argv[1:], "data.root", "data.cache_dir")
     run_command(main, RunConfig, INTERRUPTED)

@@ -9,13 +9,14 @@ content of the clips: the same command continues an interrupted run, and other t
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
 from data_prep.curation.config import CurateConfig
-from wan_alpha.command import run_command, validated
+from wan_alpha.command import plain_texts, run_command, validated
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
@@ -51,4 +52,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = plain_texts(sys.argv[1:], "root", "out", "ray")
     run_command(main, CurateConfig)

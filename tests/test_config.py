@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 from small_dit_base import write_complete_base, write_image_transformer
 
-from wan_alpha.command import ConfigError, valid_keys
+from wan_alpha.command import ConfigError, plain_texts, valid_keys
 from wan_alpha.training import run
 from wan_alpha.training.build import build_loss, build_module
 from wan_alpha.training.config import AlphaDiTConfig, RunConfig
@@ -331,6 +332,13 @@ def test_wrong_values_and_keys_are_explained_in_one_line(override: str, message:
     assert "\n" not in str(caught.value)
 
 
+def test_paths_may_hold_any_signs() -> None:
+    said = plain_texts(["data.root=My Clips (2) #ü, 100%", "root=[a b,ü]", "seed=1", "root"], "data.root", "root")
+    assert said == ["data.root='My Clips (2) #ü, 100%'", "root=['a b','ü']", "seed=1", "root"]
+    assert compose(said[0]).data.root == "My Clips (2) #ü, 100%"
+    assert plain_texts(["-m", "data.root=A,B"], "data.root") == ["-m", "data.root=A,B"]
+
+
 def command_line(*arguments: str, config: Path | None = None) -> str:
     """What `python train.py ARGUMENTS` says when it refuses to run."""
     path = [] if config is None else ["--config-path", str(config)]
@@ -344,6 +352,11 @@ def command_line(*arguments: str, config: Path | None = None) -> str:
 def test_a_mistyped_key_on_the_command_line(tmp_path: Path) -> None:
     said = command_line("optim.lrr=1", f"run_dir={tmp_path}")
     assert said == "error optim.lrr: no such key, on the command line. Did you mean optim.lr?"
+
+
+def test_a_value_that_hydra_does_not_understand_is_named(tmp_path: Path) -> None:
+    said = command_line(f"run_dir={tmp_path}/a (b)")
+    assert re.search(r"^error run_dir=.*/a \(b\): not understood .*; a value with brackets, .* quotes of its own", said)
 
 
 def test_a_wrong_value_on_the_command_line_names_it_as_its_origin(tmp_path: Path) -> None:

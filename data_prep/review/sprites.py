@@ -12,14 +12,13 @@ from PIL import Image
 
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.folders import FolderSource
-from wan_alpha.data.media import Pair
+from wan_alpha.data.media import Pair, each_frame
 from wan_alpha.data.resize import resize_rgba, to_uint8
 from wan_alpha.data.source import Clip
 
 MAX_SIDE = 480  # of one frame
 MAX_FRAMES = 160
 MAX_PIXELS = 24e6  # of all frames: more than browsers like to keep as one picture
-AT_ONCE = 16  # frames in memory at full size
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,11 @@ def sprite(source: FolderSource, index: int) -> bytes:
     plan = layout(clip)
     rows = math.ceil(plan.frames / plan.columns)
     sheet = np.zeros((rows * plan.height, plan.columns * plan.width, 4), np.uint8)
-    for start in range(0, plan.frames, AT_ONCE):
-        count = min(AT_ONCE, plan.frames - start)
-        block = source.read(index, start * plan.stride, count, plan.stride)
-        for number, frame in enumerate(to_uint8(resize_rgba(block, (plan.height, plan.width))), start):
-            top, left = number // plan.columns * plan.height, number % plan.columns * plan.width
-            sheet[top : top + plan.height, left : left + plan.width] = frame
+    positions = range(0, clip.num_frames, plan.stride)
+    for number, frame in enumerate(each_frame(media, None, positions, clip.key)):
+        top, left = number // plan.columns * plan.height, number % plan.columns * plan.width
+        small = to_uint8(resize_rgba(frame[None], (plan.height, plan.width)))
+        sheet[top : top + plan.height, left : left + plan.width] = small[0]
     buffer = io.BytesIO()
     Image.fromarray(sheet).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

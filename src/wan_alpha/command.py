@@ -11,14 +11,14 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
@@ -101,6 +101,17 @@ def quoted_list(text: str) -> str:
         return text
     inside = text[1:-1] if in_brackets else text
     return f"[{','.join(quoted(part.strip()) for part in inside.split(','))}]"
+
+
+def plain_texts(arguments: Sequence[str], *keys: str) -> list[str]:
+    """Arguments whose values of some keys, texts or [lists, of, texts], are quoted for Hydra; in a sweep they stay."""
+    if {"-m", "--multirun"} & set(arguments):
+        return list(arguments)
+    parts = [argument.partition("=") for argument in arguments]
+    return [
+        f"{key}={quoted_list(text) if text.startswith('[') else quoted(text)}" if key in keys and equals else argument
+        for argument, (key, equals, text) in zip(arguments, parts, strict=True)
+    ]
 
 
 def _origin(location: list[str]) -> str:
@@ -208,6 +219,11 @@ def run_command(
 
 
 def _composition_sentence(error: Exception, schema: type) -> str:
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override}: not understood ({error.message.splitlines()[0]}); a value with brackets, commas, "
+            "quotes or # in it stands between quotes of its own: \"KEY='VALUE'\""
+        )
     text = f"{error}\n{error.__cause__ or ''}"
     found = re.search(r"Could not override '([^']+)'", text)
     if found is None:

@@ -137,6 +137,13 @@ def test_a_clip_that_is_empty_in_the_middle_is_usable(tmp_path: Path) -> None:
     assert len(FolderSource(tmp_path, "all")) == 1
 
 
+def test_a_folder_of_other_files_says_what_it_holds(root: Path) -> None:
+    (root / "glow").mkdir()
+    (root / "glow" / "0001.exr").touch()
+    (problem,) = FolderSource(root, "all").problems
+    assert "glow: the folder holds no pictures, but .exr; expected PNG" in problem
+
+
 def test_nothing_usable_says_why(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a folder of clips"):
         FolderSource(tmp_path / "nowhere", "train")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from matting_trees import colours, rgba, run, save, save_clip, save_pair, save_prores, skipped
 
+from data_prep.journal import Journal, entry
 from data_prep.shard import Options as ShardOptions
 from data_prep.shard import shard
 from data_prep.sources.wanalpha import latent_size
@@ -176,6 +177,15 @@ def test_a_second_run_takes_what_changed_and_keeps_other_sets(own: Path, release
     assert len(FolderSource(out, "all")) == 7
     index = run_shard(out, tmp_path / "shards")
     assert {clip.caption for clip in index.clips} >= {"a parrot\u2028at last", ""}
+
+
+def test_what_was_said_of_an_ingested_folder_goes_with_it(own: Path, tmp_path: Path) -> None:
+    run("generic", own, tmp_path / "large")
+    journal = Journal(tmp_path / "large")
+    said = {"short_en": "A parrot.", "style": "cartoon"}
+    journal.append([entry("ada", "person", "parrot", name, value) for name, value in said.items()])
+    parrot = run("generic", tmp_path / "large", tmp_path / "small", size=16)["parrot"]
+    assert (parrot["captions"], parrot["labels"]) == ({"short_en": "A parrot."}, {"style": "cartoon"})
 
 
 def run_shard(root: Path, out: Path) -> ShardSource:
