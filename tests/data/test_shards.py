@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
@@ -144,3 +145,22 @@ def test_unknown_split_and_schema(root: Path) -> None:
     (root / "shards.json").write_text(json.dumps(manifest))
     with pytest.raises(DataError, match="expected schema_version 1, found 99"):
         ShardSource(root, "train")
+
+
+@pytest.mark.parametrize(("offset", "size"), [(0, 10**15), (-512, 600), (10**15, 9)])
+def test_an_index_that_points_out_of_its_shard_is_not_believed(root: Path, offset: int, size: int) -> None:
+    source = ShardSource(root, "train")
+    lines = [
+        {"key": clip.key, "shard": member.shard, "ext": member.ext, "offset": member.offset, "size": member.size,
+         "meta": clip.meta}
+        for clip, member in zip(source.clips, source._members, strict=True)
+    ]  # fmt: skip
+    lines[1] |= {"offset": offset, "size": size}
+    index = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    (root / "index.jsonl").write_bytes(index)
+    manifest = json.loads((root / "shards.json").read_text())
+    manifest["index"] = {"name": "index.jsonl", "sha256": hashlib.sha256(index).hexdigest(), "bytes": len(index)}
+    (root / "shards.json").write_text(json.dumps(manifest))
+    found = ShardSource(root, "train", max_corrupt_share=0.5)
+    assert lines[1]["key"] not in {clip.key for clip in found.clips}
+    assert "the index points out of the shard" in found.problems[0]

@@ -135,6 +135,8 @@ class ShardSource:
                 clip = clip_of(row.key, row.meta, split)
                 if clip.key in self._keys:
                     raise DataError("another sample has this key too; make the shards again with data_prep.shard")
+                if not 0 <= row.member.offset <= row.member.offset + row.member.size <= shard.bytes:
+                    raise DataError("the index points out of the shard; make it again with data_prep.index")
                 self._keys.add(clip.key)
                 self.clips.append(clip)
                 self._members.append(row.member)

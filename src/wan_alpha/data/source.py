@@ -130,7 +130,7 @@ def clip_of(key: str, meta: Mapping[str, Any], split: str) -> Clip:
 
 def key_problem(key: str) -> str:
     """What is wrong with a key that names files and members of shards; "" if nothing."""
-    if not key or any(char in "./\\" or category(char) in ("Cc", "Cs") for char in key):
+    if not isinstance(key, str) or not key or any(char in "./\\" or category(char) in ("Cc", "Cs") for char in key):
         return f"the key {key!r} is empty, or has dots, slashes, control characters or bytes that are no UTF-8 in it"
     return ""
 
