@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.progress import Progress
 
 from data_prep import viewing
 from data_prep.endpoint import Endpoint, EndpointError
+from data_prep.files import write_atomic
 from data_prep.journal import Journal, entry
 from data_prep.measures import measured_labels
 from data_prep.questions import FIELDS, NonsenseError, Question, question
@@ -170,10 +170,8 @@ class Captioner:
     def _store(self, digest: str, values: Mapping[str, str]) -> None:
         file = self._cache_file(digest)
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(".tmp")
         content = {"model": self.options.model, "values": values}
-        temporary.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, file)
+        write_atomic(file, (json.dumps(content, ensure_ascii=False) + "\n").encode())
 
     def _cache_file(self, digest: str) -> Path:
         return self.options.root / CACHE / digest[:2] / f"{digest}.json"

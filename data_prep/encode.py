@@ -12,7 +12,6 @@ Several devices share the shards; several machines give each its `part`.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from rich.progress import track
 from data_prep.cli import parse, told
 from data_prep.encoder import DTYPES, Encoder, Job, Options
 from data_prep.engine import end_with_parent
+from data_prep.files import write_atomic
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.latents import MANIFEST, SCHEMA_VERSION, LatentSource
 from wan_alpha.data.source import SPLITS
@@ -98,9 +98,7 @@ def _finish(options: Options, encoder: Encoder, jobs: list[Job]) -> dict[str, An
     for old in options.out.glob("*-*.safetensors"):
         if old.name not in {job.name for job in jobs}:
             old.unlink()
-    partial = options.out / f".{MANIFEST}.tmp"
-    partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, options.out / MANIFEST)
+    write_atomic(options.out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     note_lineage(options, encoder)
     return manifest
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data_prep.curation.collect import THUMBNAILS
 from data_prep.curation.config import SheetConfig
+from data_prep.files import write_atomic
 from data_prep.measures.names import MEASURES
 
 SHEET = "contact_sheet.html"
@@ -37,9 +37,7 @@ def write_sheet(rows: Sequence[dict[str, Any]], out: Path, sheet: SheetConfig) -
     data = {"clips": clips, "measures": about, "total": len(rows), "side": sheet.side}
     # Within a script element only "<" could end it, or begin a comment.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    partial = out / f"{SHEET}.tmp"
-    partial.write_text(TEMPLATE.read_text(encoding="utf-8").replace("{{DATA}}", text), encoding="utf-8")
-    os.replace(partial, out / SHEET)
+    write_atomic(out / SHEET, TEMPLATE.read_text(encoding="utf-8").replace("{{DATA}}", text).encode())
     return out / SHEET
 
 
