@@ -41,6 +41,7 @@ from wan_alpha.schema import Count, Natural, Positive, Share
 
 SKIPPED = "skipped.txt"
 CACHE = ".cache/foreground"
+LONGEST_KEY = 200  # bytes: names of files end at 255, and a file that is being written has a longer one
 FOREGROUND = ("estimate", "given", "none")
 Record = dict[str, Any]
 Outcome = tuple[str, Record | DataError]
@@ -162,6 +163,9 @@ def _unique(clips: Iterator[RawClip], skipped: list[str]) -> Iterator[RawClip]:
     """Clips whose key is a name and has not been seen; the others are named in `skipped`."""
     seen: set[str] = set()
     for clip in clips:
+        if len(clip.key.encode(errors="replace")) > LONGEST_KEY:
+            skipped.append(f"{_place(clip)}: its name takes more than {LONGEST_KEY} bytes; give it a shorter one")
+            continue
         if problem := key_problem(clip.key):
             skipped.append(f"{_place(clip)}: {problem}; rename it")
             continue

@@ -171,7 +171,7 @@ def _publish(
     write_lines(out / INDEX, itertools.chain.from_iterable(index for _, index in shards))
     (out / SKIPPED).unlink(missing_ok=True)
     if skipped:
-        write_atomic(out / SKIPPED, "".join(f"{reason}\n" for reason in skipped).encode(errors="backslashreplace"))
+        write_atomic(out / SKIPPED, "".join(f"{reason}\n" for reason in skipped).encode())
     manifest = _manifest(entries, jobs, out, codec, len(skipped))
     write_atomic(out / MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
     return manifest

@@ -206,6 +206,7 @@ def test_ugly_names_are_keys_unless_they_are_no_text(tmp_path: Path) -> None:
     assert [clip.caption for clip in source.clips if clip.caption] == ["composed\u2028here"]
     (problem,) = source.problems
     assert "bytes that are no UTF-8 in it; rename it" in problem
+    assert problem.encode()  # logs take it
 
 
 def test_a_folder_that_ingest_writes_is_no_clip_and_not_ready_before_it_ends(tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ class FolderSource:
         if not (self.root / RECORDS).exists() and (self.root / UNFINISHED).exists():
             raise DataError(f"{self.root}: data_prep.ingest has not ended there; give its command again, it continues")
         found = self._from_records() if (self.root / RECORDS).exists() else self._from_entries(val_share)
+        # Names on a disk need not be UTF-8, and logs and files would stumble over those that are not.
+        self.problems = [problem.encode(errors="backslashreplace").decode() for problem in self.problems]
         if not found:
             reasons = "\n  ".join(self.problems) or "it holds neither RGBA files nor folders of frames"
             raise DataError(f"{self.root}: no clip can be used:\n  {reasons}")

@@ -249,10 +249,10 @@ def _probe_one(source: Path | bytes, ext: str | None, name: str, need_alpha: boo
     if isinstance(source, Path) and source.is_dir():
         files = frame_files(source)
         if not files:
-            there = ", ".join(sorted({file.suffix.lower() or file.name for file in source.iterdir()})[:8]) or "nothing"
+            there = ", ".join(sorted({file.suffix.lower() or file.name for file in source.iterdir()})[:8])
             raise MediaError(
-                f"{name}: the folder holds no pictures, but {there}; expected PNG or WebP frames in it (OpenEXR is not "
-                "read: render it as straight PNG)"
+                f"{name}: the folder holds no pictures, {f'but {there}' if there else 'it is empty'}; expected PNG or "
+                "WebP frames in it (OpenEXR is not read: render it as straight PNG)"
             )
         first = _probe_one(files[0], None, str(files[0]), need_alpha)
         return MediaInfo(len(files), DEFAULT_FPS, first.height, first.width)
