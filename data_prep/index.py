@@ -22,8 +22,9 @@ from data_prep.files import write_atomic
 from data_prep.packing import Indexed, write_lines
 from data_prep.shard import INDEX
 from wan_alpha.data.errors import DataError
-from wan_alpha.data.shards import MANIFEST, SCHEMA_VERSION, sha256_of
+from wan_alpha.data.shards import MANIFEST, SCHEMA_VERSION, read_manifest, sha256_of
 from wan_alpha.data.source import SPLITS, clip_of
+from wan_alpha.data.stores import LocalStore
 from wan_alpha.data.tars import walk_tar
 
 
@@ -57,8 +58,8 @@ def index(root: Path) -> int:
 def _manifest(root: Path, files: list[Path]) -> dict[str, Any]:
     """The manifest that is there, if the shards are those it names; else one of the shards as they are."""
     found = {file.name: sha256_of(file) for file in files}
-    if (root / MANIFEST).exists():
-        manifest: dict[str, Any] = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_manifest(LocalStore(root), str(root))
+    if manifest is not None:
         if {entry["name"]: entry["sha256"] for entry in manifest["shards"]} != found:
             raise DataError(f"{root}: the shards are not those that {MANIFEST} names; copy them again, or remove it")
         return manifest

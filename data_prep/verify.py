@@ -29,8 +29,9 @@ from data_prep.engine import Engine, open_engine
 from data_prep.shard import INDEX
 from wan_alpha.data.errors import DataError
 from wan_alpha.data.media import MEDIA_EXTENSIONS, MediaInfo, each_block, probe
-from wan_alpha.data.shards import MANIFEST, SCHEMA_VERSION, sha256_of
+from wan_alpha.data.shards import MANIFEST, read_manifest, sha256_of
 from wan_alpha.data.source import SPLITS, numbered_lines
+from wan_alpha.data.stores import LocalStore
 from wan_alpha.schema import Natural
 
 BATCH = 16  # samples that one worker checks at a time
@@ -85,7 +86,9 @@ def verify(options: Options) -> Findings:
         DataError: there are no shards, or the manifest cannot be read.
     """
     root, found = options.root, Findings()
-    manifest = _manifest(root)
+    manifest = read_manifest(LocalStore(root), str(root))
+    if manifest is None:
+        raise DataError(f"{root / MANIFEST}: missing; expected what data_prep.shard wrote, run it again")
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
@@ -103,21 +106,6 @@ def verify(options: Options) -> Findings:
     checked.sort(key=lambda sample: (sample.place.shard, sample.place.key))
     _compare(root, manifest, checked, found)
     return found
-
-
-def _manifest(root: Path) -> dict[str, Any]:
-    file = root / MANIFEST
-    if not file.exists():
-        raise DataError(f"{file}: missing; expected what data_prep.shard wrote, run it again")
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        version = manifest["schema_version"]
-        _ = [(entry["name"], entry["bytes"], entry["sha256"], entry["samples"]) for entry in manifest["shards"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file}: not a manifest ({error!r}); run data_prep.shard again") from error
-    if version != SCHEMA_VERSION:
-        raise DataError(f"{file}: expected schema_version {SCHEMA_VERSION}, found {version}; run data_prep.shard again")
-    return manifest
 
 
 def _places(root: Path, manifest: dict[str, Any], found: Findings, engine: Engine, progress: Progress) -> list[Place]:

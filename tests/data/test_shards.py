@@ -164,3 +164,12 @@ def test_an_index_that_points_out_of_its_shard_is_not_believed(root: Path, offse
     found = ShardSource(root, "train", max_corrupt_share=0.5)
     assert lines[1]["key"] not in {clip.key for clip in found.clips}
     assert "the index points out of the shard" in found.problems[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"schema_version": 1}', '{"schema_version": 1, "shards": [{"name": "x"}]}']
+)
+def test_a_manifest_that_is_none_is_named(root: Path, text: str) -> None:
+    (root / "shards.json").write_text(text)
+    with pytest.raises(DataError, match=r"shards\.json: not a manifest \(.*; copy it again"):
+        ShardSource(root, "train")

@@ -60,7 +60,7 @@ class ShardSource:
         self.problems: list[str] = []
         self._members: list[Member] = []
         self._keys: set[str] = set()
-        manifest = _manifest(self.store, str(root))
+        manifest = read_manifest(self.store, str(root))
         self._shards = _expected_shards(manifest, self.store, split, str(root))
         index = _index(manifest, self.store)
         lost = 0
@@ -158,21 +158,29 @@ class ShardSource:
         return rows
 
 
-def _manifest(store: Store, root: str) -> dict[str, Any] | None:
-    """The content of `shards.json`, if there is one."""
+def read_manifest(store: Store, root: str) -> dict[str, Any] | None:
+    """The content of `shards.json`; none if a folder has none.
+
+    Raises:
+        DataError: a URL has none, or it is not what it has to be.
+    """
+    where = store.describe(MANIFEST)
     try:
-        content = json.loads(store.whole(MANIFEST))
+        data = store.whole(MANIFEST)
     except FileNotFoundError:
         if isinstance(store, LocalStore):
             return None
         raise DataError(f"{root}: expected {MANIFEST} there, found none; make shards with data_prep.shard") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{store.describe(MANIFEST)}: not JSON ({error}); copy it again") from error
-    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
-        found = content.get("schema_version") if isinstance(content, dict) else type(content).__name__
+    try:
+        content: dict[str, Any] = json.loads(data)
+        version = content["schema_version"]
+        _ = [(entry["name"], entry["bytes"] + entry["samples"], entry["sha256"]) for entry in content["shards"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{where}: not a manifest ({error!r}); copy it again") from error
+    if version != SCHEMA_VERSION:
         raise DataError(
-            f"{store.describe(MANIFEST)}: expected schema_version {SCHEMA_VERSION}, found {found}; "
-            "make the shards again with data_prep.shard"
+            f"{where}: expected schema_version {SCHEMA_VERSION}, found {version}; make the shards again with "
+            "data_prep.shard"
         )
     return content
 
