@@ -143,6 +143,10 @@ def test_videos_that_differ_are_refused_or_resampled_on_request(tmp_path: Path, 
     shape = common_shape(systems, ["001"], "resample", [32, 48], 6, 3)
     long, _ = read(systems[1].videos["001"], shape)
     assert long.shape == (3, 32, 48, 4)
+    with pytest.raises(VideoError, match=r"align.num_frames=5 at 6 fps last longer than the shortest video, 0.5 s"):
+        common_shape(systems, ["001"], "resample", fps=6, num_frames=5)
+    with pytest.raises(VideoError, match=r"align.size, .* are for align.how=resample, not for refuse"):
+        common_shape(systems, ["001"], "refuse", [32, 48])
     # at 6 of 24 fps, every fourth frame
     whole, _ = read(systems[1].videos["001"])
     assert np.abs(long[1].astype(int).mean((0, 1)) - whole[4, 16:80].mean((0, 1)))[3] < 2
@@ -180,6 +184,16 @@ def test_what_generate_leaves_is_found_whatever_its_formats(tmp_path: Path) -> N
     assert not system.problems
     (a / "a-soft-disc-s0-png" / "video.json").write_text('{"fps": 16.0}')
     assert open_system("a", a, asked).videos["002"].info.fps == 16
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_pictures_that_stay_are_unrolled(tmp_path: Path, kind: str) -> None:
+    """Both formats store equal frames in a row as one that lasts longer."""
+    video = frames(1, length=12)[[0, 0, 1, 2, 2, 2, 2, 3, 4, 5, 6, 7]]
+    (tmp_path / f"001.{kind.lower()}").write_bytes(animated(video, kind))
+    found = open_system("a", tmp_path, [Prompt("001", "a disc")]).videos["001"]
+    assert (found.info.num_frames, found.info.fps) == (12, {"PNG": 25, "WEBP": 24}[kind])
+    assert np.array_equal(read(found)[0][..., 3], video[..., 3])
 
 
 def test_equal_prompts_are_told_apart_by_their_ids(tmp_path: Path) -> None:

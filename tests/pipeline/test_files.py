@@ -15,6 +15,7 @@ from PIL import Image
 from sample_video import disc
 
 from wan_alpha.pipeline.composite import BackgroundError, composite
+from wan_alpha.pipeline.image_to_video import read_first_frame
 from wan_alpha.pipeline.pixels import linear_light, premultiplied
 from wan_alpha.pipeline.video import FORMATS, OutputError, Video, format_of
 
@@ -138,6 +139,18 @@ def test_composite_over_the_users_own_video_and_picture(tmp_path: Path, video: V
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BackgroundError, match=rf"{name}: cannot be (decoded|read as a picture)"):
             video.save(tmp_path / "x.mp4", background=str(tmp_path / name))
+
+
+def test_a_photograph_lies_as_the_telephone_was_held(tmp_path: Path) -> None:
+    picture, exif = Image.new("RGB", (40, 20), (0, 0, 255)), Image.Exif()
+    picture.paste((255, 0, 0), (0, 0, 20, 20))
+    exif[0x0112] = 6  # turned right: what is stored left is shown above
+    picture.save(tmp_path / "plate.jpg", exif=exif, quality=95)
+    shown = composite(np.zeros((1, 40, 20, 4), np.float32), str(tmp_path / "plate.jpg"))
+    first = np.asarray(read_first_frame(tmp_path / "plate.jpg", 40, 20)) / 255
+    for found in (shown[0], first):
+        assert np.abs(found[5, 10, :3] - [1, 0, 0]).max() < 0.1
+        assert np.abs(found[35, 10, :3] - [0, 0, 1]).max() < 0.1
 
 
 def test_a_background_video_plays_at_its_own_speed(tmp_path: Path) -> None:

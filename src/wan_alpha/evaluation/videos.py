@@ -9,15 +9,20 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from wan_alpha.data.errors import AlphaError, DataError, MediaError
 from wan_alpha.data.folders import read_captions
-from wan_alpha.data.media import MEDIA_EXTENSIONS, VIDEOS, MediaInfo, Pair, frame_files, probe, read_frames
+from wan_alpha.data.media import MEDIA_EXTENSIONS, VIDEOS, MediaInfo, Pair, frame_files, frame_times, probe, read_frames
 from wan_alpha.data.media import RGBA_PICTURES as PICTURES
 from wan_alpha.data.premultiplied import looks_premultiplied, straighten
 from wan_alpha.data.resize import Frames, resize_rgba, to_uint8
+from wan_alpha.data.timing import at_constant_rate
 from wan_alpha.evaluation.prompts import Prompt
 from wan_alpha.names import SEQUENCE_METADATA
+
+FASTEST = 240
+"""Frames per second to which frames of varying length are unrolled at most."""
 
 
 class VideoError(ValueError):
@@ -32,11 +37,13 @@ class Video:
         media: where it lies.
         info: frames, fps, height, width.
         has_alpha: False for a published composite.
+        stored: where frames last for different times, which stored one is each frame of `info`.
     """
 
     media: Path | Pair
     info: MediaInfo
     has_alpha: bool
+    stored: npt.NDArray[np.int64] | None = None
 
     @property
     def path(self) -> Path:
@@ -169,18 +176,23 @@ def _by_name(key: str, prompts: Sequence[Prompt]) -> Prompt | None:
 
 def _open(media: Path | Pair) -> Video:
     try:
-        return Video(media, _timed(media, probe(media)), True)
+        info, has_alpha = probe(media), True
     except AlphaError:
-        return Video(media, _timed(media, probe(media, need_alpha=False)), False)
+        info, has_alpha = probe(media, need_alpha=False), False
+    if (times := frame_times(media)) is not None:  # APNG and WebP store a picture that stays as one that lasts longer
+        rate = float(min(FASTEST, max(1, round(1 / np.quantile(np.diff(times), 0.1)))))
+        stored = at_constant_rate(times, rate)
+        return Video(media, replace(info, fps=rate, num_frames=len(stored)), has_alpha, stored)
+    return Video(media, replace(info, fps=_told_rate(media) or info.fps), has_alpha)
 
 
-def _timed(media: Path | Pair, info: MediaInfo) -> MediaInfo:
-    """With the frame rate that `generate.py` leaves beside frames, which cannot say it themselves."""
-    about = media / SEQUENCE_METADATA if isinstance(media, Path) else None
+def _told_rate(media: Path | Pair) -> float | None:
+    """The frame rate that `generate.py` leaves beside frames, which cannot say it themselves."""
     try:
-        return info if about is None else replace(info, fps=float(json.loads(about.read_text(encoding="utf-8"))["fps"]))
+        about = json.loads((media / SEQUENCE_METADATA).read_text(encoding="utf-8")) if isinstance(media, Path) else {}
+        return float(about["fps"])
     except (OSError, ValueError, KeyError, TypeError):
-        return info
+        return None
 
 
 def read(video: Video, shape: Shape | None = None, convert: bool = False) -> tuple[Frames, bool]:
@@ -202,6 +214,7 @@ def read(video: Video, shape: Shape | None = None, convert: bool = False) -> tup
     else:
         moments = np.rint(np.arange(shape.num_frames) * video.info.fps / shape.fps).astype(int)
         moments = np.minimum(moments, video.info.num_frames - 1)
+    moments = moments if video.stored is None else video.stored[moments]
     frames = read_frames(video.media, count=int(moments[-1]) + 1, alpha=video.has_alpha)[moments]
     divided = bool(convert and video.has_alpha and looks_premultiplied(frames))
     if divided:
@@ -239,8 +252,10 @@ def common_shape(
         size, fps, num_frames: see "resample".
 
     Raises:
-        VideoError: "refuse", and they differ.
+        VideoError: "refuse", and they differ; or sizes, rates or lengths that cannot be.
     """
+    if how != "resample" and (size or fps or num_frames):
+        raise VideoError(f"align.size, align.fps and align.num_frames are for align.how=resample, not for {how}")
     infos = {(s.name, i): s.videos[i].info for s in systems for i in ids}
     kinds: dict[tuple[int, int, float, int], list[str]] = {}
     for (name, i), x in infos.items():
@@ -262,5 +277,10 @@ def common_shape(
     rate = fps or min(x.fps for x in infos.values())
     shortest = min(x.num_frames / x.fps for x in infos.values())
     length = num_frames or max(1, round(shortest * rate))
+    if length - 1 >= shortest * rate:
+        raise VideoError(
+            f"align.num_frames={length} at {rate:g} fps last longer than the shortest video, {shortest:.3g} s: give at "
+            f"most {max(1, round(shortest * rate))}"
+        )
     height, width = size or (smallest.height, smallest.width)
     return Shape(height, width, rate, length)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from wan_alpha.pipeline.pictures import UNREADABLE
 from wan_alpha.pipeline.pixels import Pixels
@@ -72,7 +72,7 @@ def _background(background: str, count: int, height: int, width: int, fps: float
     if Path(background).suffix.lower() in PICTURES:
         try:
             with Image.open(background) as picture:
-                return _cover(picture.convert("RGB"), height, width)[None]
+                return _cover(ImageOps.exif_transpose(picture).convert("RGB"), height, width)[None]
         except UNREADABLE as error:
             raise BackgroundError(f"background {background}: cannot be read as a picture ({error})") from error
     try:

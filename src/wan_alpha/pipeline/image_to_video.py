@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from wan_alpha.models.base import temporal_stride
@@ -55,7 +55,7 @@ def read_first_frame(image: FirstFrame, height: int, width: int) -> Image.Image:
             image.load()
         except UNREADABLE as error:
             raise ImageError(f"image {image}: cannot be read as a picture ({error})") from error
-    picture = image.convert("RGBA")
+    picture = ImageOps.exif_transpose(image).convert("RGBA")  # as a telephone was held
     scale = max(width / picture.width, height / picture.height)
     size = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
     if picture.size != size:  # else it stays what it is, to the bit
