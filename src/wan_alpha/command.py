@@ -27,6 +27,10 @@ from rich.markup import escape
 
 Schema = TypeVar("Schema")
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+LOADERS = (
+    "Most often the machine has run out of memory: take a smaller data.num_workers or data.batch_size, and in a "
+    "container give it more shared memory (/dev/shm). Then run the same command again"
+)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MORE_LAUNCHERS = "\nSlurm's launcher and Optuna come with: pip install 'wan-alpha[sweeps]'"
 
@@ -212,10 +216,17 @@ def run_command(
         _fail(_composition_sentence(error, schema))
     except (ValueError, RuntimeError, OSError) as error:
         if type(error).__module__.startswith(("wan_alpha", "data_prep")):
-            _fail(str(error), getattr(error, "exit_code", 1))
+            _fail(said_by(error), getattr(error, "exit_code", 1))
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             _fail(f"{error}; free some space and run the same command again")
+        if str(error).startswith("DataLoader worker (pid"):
+            _fail(f"a loader process is gone: {str(error).strip()} {LOADERS}")
         raise
+
+
+def said_by(error: BaseException) -> str:
+    """An error's message.  If a loader process has met it, torch has put it behind that process's whole traceback."""
+    return str(error).rpartition(f"\n{type(error).__module__}.{type(error).__qualname__}: ")[2].strip()
 
 
 def _composition_sentence(error: Exception, schema: type) -> str:

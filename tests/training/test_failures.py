@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import pickle
 import re
 import resource
 import shutil
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from launch import doomed, small, train
+from torch._utils import ExceptionWrapper
+from torch.utils.data import DataLoader, Dataset
 
 from wan_alpha.command import run_command
-from wan_alpha.data.errors import DataError
+from wan_alpha.data.errors import DataError, StoreError
 from wan_alpha.data.folders import FolderSource
 from wan_alpha.data.order import locate
 from wan_alpha.models.base import BaseError
@@ -71,11 +76,43 @@ def test_a_full_disk_is_a_sentence_wherever_it_is_met(capsys: pytest.CaptureFixt
     def draw() -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "panels/step-4.png")
 
+    assert told(draw, capsys).endswith(
+        "No space left on device: 'panels/step-4.png'; free some space and run the same command again"
+    )
+
+
+def told(command: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> str:
+    """What an entry point says whose command fails in a sentence."""
     with pytest.raises(SystemExit) as ended:
-        run_command(draw, RunConfig)
+        run_command(command, RunConfig)
     assert ended.value.code == 1
-    said = " ".join(capsys.readouterr().err.split())
-    assert said.endswith("No space left on device: 'panels/step-4.png'; free some space and run the same command again")
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_what_a_loader_process_has_met_is_said_without_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise StoreError("http://store gives no answer: start again") from OSError("refused")
+    except StoreError:
+        met = ExceptionWrapper(where="in DataLoader worker process 0")  # what torch hands over
+    assert told(met.reraise, capsys) == "error http://store gives no answer: start again"
+
+
+def test_a_loader_process_that_is_killed_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    """As by a machine that has run out of memory."""
+    loader = DataLoader(Deadly(), num_workers=1)
+    said = told(lambda: next(iter(loader)), capsys)
+    assert re.search(
+        r"^error a loader process is gone: DataLoader worker \(pid.* run out of memory: take a smaller", said
+    )
+
+
+class Deadly(Dataset[int]):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, n: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return n
 
 
 def test_a_full_disk_costs_no_row_of_the_metrics(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 from torch.distributed.distributed_c10d import _set_pg_timeout, _world
 
+from wan_alpha.command import said_by
 from wan_alpha.training.pace import Pace
 from wan_alpha.training.preemption import TRY_AGAIN, PreemptedError
 from wan_alpha.training.watch import AGAIN, FINISHED, FOLLOWED, Beat, Verdict, Watch, patience
@@ -258,7 +259,7 @@ def _is_of_communication(error: BaseException) -> bool:
 
 
 def _sentence(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {said_by(error)}"
 
 
 def _dismiss_observer() -> None:
