@@ -20,7 +20,6 @@ from typing import BinaryIO
 
 from wan_alpha.data.errors import StoreError
 
-STRIPES = 256  # lock files; entries that share one merely wait for each other
 HIGH, LOW = 0.9, 0.8  # room is made when more than HIGH of the limit would be used, down to LOW
 SCAN_SHARE = 0.01  # other processes write too: after so much of the limit a process counts again
 ABANDONED_AFTER = 3600.0  # seconds without a write
@@ -74,7 +73,7 @@ class Cache:
                     os.utime(file.fileno())  # used just now
                     file.seek(start)
                     return file.read(size - start if count < 0 else count)
-            with self._lock(path.name[:2]):
+            with self._lock(path.name[:2]):  # of 256; entries that share one merely wait for each other
                 if not (path.exists() and path.stat().st_size == size):
                     self._make_room(size)
                     self._write(path, fetch)
