@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from wan_alpha.data.cache import Cache
-from wan_alpha.data.errors import StoreError
+from wan_alpha.data.errors import DataError, StoreError
 
 FORK = multiprocessing.get_context("fork")
 
@@ -181,3 +181,10 @@ def test_what_the_dead_left_is_removed_in_time(tmp_path: Path) -> None:
     put(Cache(tmp_path, 1000), "c")
     assert not old.exists()
     assert new.exists()  # its process may be alive
+
+
+def test_an_entry_of_another_size_is_refused_and_not_fetched_for_ever(tmp_path: Path) -> None:
+    answers = [b"abc", b"abc"]
+    with pytest.raises(DataError, match="holds 3 bytes, 5 were promised"):
+        Cache(tmp_path, 100).read("key", 5, lambda file: file.write(answers.pop()) and None)
+    assert len(answers) == 1

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from wan_alpha.data.errors import StoreError
+from wan_alpha.data.errors import DataError, StoreError
 
 HIGH, LOW = 0.9, 0.8  # room is made when more than HIGH of the limit would be used, down to LOW
 SCAN_SHARE = 0.01  # other processes write too: after so much of the limit a process counts again
@@ -64,6 +64,7 @@ class Cache:
             start, count: the part that is wanted.
 
         Raises:
+            DataError: what was fetched is not of that size.
             StoreError: the entry is larger than the cache, or the disk is full.
         """
         path = self.path(key)
@@ -76,19 +77,22 @@ class Cache:
             with self._lock(path.name[:2]):  # of 256; entries that share one merely wait for each other
                 if not (path.exists() and path.stat().st_size == size):
                     self._make_room(size)
-                    self._write(path, fetch)
+                    self._write(path, size, fetch)
 
     def forget(self, key: str) -> None:
         """Drop an entry whose content turned out to be wrong."""
         self.path(key).unlink(missing_ok=True)
 
-    def _write(self, path: Path, fetch: Callable[[BinaryIO], None]) -> None:
+    def _write(self, path: Path, size: int, fetch: Callable[[BinaryIO], None]) -> None:
         path.parent.mkdir(exist_ok=True)
         partial = path.with_name(f"{path.name}.tmp")
         try:
             with partial.open("wb") as file:
                 fetch(file)
-            self._added += partial.stat().st_size
+            found = partial.stat().st_size
+            if found != size:  # else it would be fetched for ever
+                raise DataError(f"what was fetched holds {found} bytes, {size} were promised; copy the set again")
+            self._added += found
             os.replace(partial, path)
         except OSError as error:
             if error.errno not in FULL:
