@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from launch import doomed, small, train
+from pytorch_lightning.utilities import rank_zero_only
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,6 +31,7 @@ from wan_alpha.training.checkpoints import AtomicCheckpointIO, CheckpointError, 
 from wan_alpha.training.config import RunConfig
 from wan_alpha.training.guards import DataLossError, NonFiniteLossError
 from wan_alpha.training.metrics_csv import MetricsCSV
+from wan_alpha.training.run import find_checkpoint
 
 NO_VALIDATION = "trainer.val_every_n_steps=0"
 
@@ -195,6 +197,15 @@ def test_ckpt_path_names_a_file_or_a_run_or_nothing(half: Path, wan22: Path, cli
         more(wan22, clips, tmp_path / "other", f"ckpt_path={tmp_path / 'other.ckpt'}")
     with pytest.raises(CheckpointError, match=r"ckpt_path=.*nowhere: no checkpoint there; give a .ckpt file"):
         more(wan22, clips, tmp_path / "missing", f"ckpt_path={tmp_path / 'nowhere'}")
+
+
+def test_one_of_several_ranks_says_where_the_run_goes_on(
+    half: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank in range(2):
+        monkeypatch.setattr(rank_zero_only, "rank", rank)
+        assert find_checkpoint("auto", half) == last_checkpoint(half)
+    assert capsys.readouterr().out.count("continuing") == 1
 
 
 def test_starting_anew_in_the_same_directory_forgets_what_was_there(

@@ -57,6 +57,7 @@ from wan_alpha.training.validation import ReconstructionValidation
 
 log = logging.getLogger(__name__)
 CONSOLE = Console()
+say = rank_zero_only(CONSOLE.print)  # one of several ranks speaks for all
 
 
 def train(config: RunConfig, tree: dict[str, Any]) -> None:
@@ -96,8 +97,7 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
         raise KeyboardInterrupt from None
     finally:
         finish_wandb(trainer.loggers)
-    if trainer.is_global_zero:
-        CONSOLE.print(f"[green]done[/green]: {run_dir}")
+    say(f"[green]done[/green]: {run_dir}")
 
 
 def run_identity(
@@ -108,13 +108,12 @@ def run_identity(
     global_batch: int,
 ) -> dict[str, Any]:
     """The configuration with what it leaves open: equal for two runs whose steps compute the same."""
-    mixed = isinstance(data, ClipDataModule) and config.data.sources
     identity = tree | {
         "global batch": global_batch,
         "precision": resolve_precision(config.trainer),
         "schedule steps": schedule_steps(config) if config.optim.decay_share else None,
         "data manifest": {"train": data.train_source.manifest_hash, "val": data.val_source.manifest_hash},
-        "data mixture": list(data.order.quotas) if mixed else None,
+        "data mixture": list(data.order.quotas) if isinstance(data, ClipDataModule) and config.data.sources else None,
         "base weights": module.base_fingerprint(),
     }
     if isinstance(module, AlphaDiTModule):
@@ -140,7 +139,7 @@ def find_checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:
     if ckpt_path == "auto":
         found = last_checkpoint(run_dir)
         if found is not None:
-            CONSOLE.print(f"continuing {found} (ckpt_path=null or another run_dir starts anew)")
+            say(f"continuing {found} (ckpt_path=null or another run_dir starts anew)")
         return found
     path: Path | None = Path(ckpt_path)
     if Path(ckpt_path).is_dir() and Path(ckpt_path).suffix != ".ckpt":  # a sharded checkpoint is a directory, too
@@ -158,7 +157,7 @@ def set_aside_checkpoints(run_dir: Path, after: int) -> None:
         aside.mkdir()
         for path in later:
             path.rename(aside / path.name)
-        CONSOLE.print(f"starting at step {after}; checkpoints of later steps are now in {aside}")
+        say(f"starting at step {after}; checkpoints of later steps are now in {aside}")
 
 
 @rank_zero_only
@@ -175,10 +174,10 @@ def prepare_run_dir(run_dir: Path, tree: dict[str, Any], record: dict[str, Any],
 
 def report_finished(run_dir: Path, step: int) -> None:
     """There is nothing left to do: show what came out."""
-    CONSOLE.print(f"finished at step {step} before: {run_dir} (ckpt_path=null starts anew)")
+    say(f"finished at step {step} before: {run_dir} (ckpt_path=null starts anew)")
     table = run_dir / "table.md"
     if table.exists():
-        CONSOLE.print(Markdown(table.read_text()))
+        say(Markdown(table.read_text()))
 
 
 def check_same_run(checkpoint: Path, identity: dict[str, Any]) -> int:
@@ -290,10 +289,10 @@ def report_data(data: ClipDataModule | StoredLatentDataModule) -> None:
     """Say what there is to train on, and what had to be left out."""
     train, val = data.train_source, data.val_source
     frames = sum(clip.num_frames for clip in train.clips)
-    CONSOLE.print(f"data: {len(train)} training clips ({frames} frames), {len(val)} held out")
+    say(f"data: {len(train)} training clips ({frames} frames), {len(val)} held out")
     if isinstance(data, ClipDataModule) and data.labels is not None:
         counts = np.bincount(data.labels, minlength=len(data.buckets))
         shapes = (f"{n} as {b.num_frames}x{b.size[0]}x{b.size[1]}" for n, b in zip(counts, data.buckets, strict=True))
-        CONSOLE.print(f"buckets: {', '.join(shapes)}")
+        say(f"buckets: {', '.join(shapes)}")
     for problem in dict.fromkeys([*train.problems, *val.problems]):  # both splits are read from one place
         log.warning("left out: %s", problem)
