@@ -304,7 +304,12 @@ def test_fvd_and_clip_score_with_networks_given_by_path(tmp_path: Path, prompts:
     both = [f"videos.good={good}", f"videos.dim={dim}", *networks]
     with pytest.raises(VideoError, match=r"needs networks\.reference=DIR"):
         run(prompts, tmp_path / "out", *both)
+    with pytest.raises(VideoError, match=r"networks.reference=.*nowhere: expected a folder of videos"):
+        run(prompts, tmp_path / "none", *both, f"networks.reference={tmp_path / 'nowhere'}")
+    assert not (tmp_path / "none" / "scores.jsonl").exists()  # said before anything is measured
+    (reference / "captions.csv").write_text("key,caption\nr0,whatever it shows\n")
     summary = run(prompts, tmp_path / "out", *both, f"networks.reference={reference}")
+    assert summary["facts"]["fvd"]["reference clips"] == 3
     assert summary["systems"]["good"]["fvd"]["mean"] < summary["systems"]["dim"]["fvd"]["mean"]
     assert summary["facts"]["fvd"]["network"].startswith("video.pt, sha256 ")
     assert 0 <= summary["systems"]["good"]["clip_score"]["mean"] <= 100

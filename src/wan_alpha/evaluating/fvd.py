@@ -5,38 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from wan_alpha.data.media import Pair
-from wan_alpha.evaluating.config import EvaluateConfig
 from wan_alpha.evaluating.record import write_bytes
 from wan_alpha.evaluation.frechet import Moments, describe_file, frechet_distance
 from wan_alpha.evaluation.networks import VideoFeatures
-from wan_alpha.evaluation.prompts import Prompt
 from wan_alpha.evaluation.statistics import Estimate
 from wan_alpha.evaluation.summary import Summary
-from wan_alpha.evaluation.videos import Shape, System, open_system, read
+from wan_alpha.evaluation.videos import Shape, System, read
 
 
 def add_fvd(
-    summary: Summary, systems: Sequence[System], prompts: Sequence[str], shape: Shape | None,
-    config: EvaluateConfig, device: torch.device, out: Path,
+    summary: Summary, systems: Sequence[System], prompts: Sequence[str], shape: Shape | None, convert: bool,
+    network: VideoFeatures, reference: System, out: Path,
 ) -> None:  # fmt: skip
     """FVD of every system to the reference clips, all on mid-grey.
 
     Vectors are kept in `out/fvd`, by the network's hash and the videos' sizes in bytes: the same command goes on.
     """
-    assert config.networks.reference is not None
-    assert config.networks.fvd is not None
-    network, described = VideoFeatures(config.networks.fvd, device), describe_file(config.networks.fvd)
+    described = describe_file(network.path)
     kept = out / "fvd" / described.split()[-1][:16]
-    place = Path(config.networks.reference)
-    files = sorted(p for p in place.iterdir() if not p.name.startswith("."))
-    asked = [Prompt(f.stem if f.is_file() else f.name, "-") for f in files]
-    reference = open_system("reference", place, asked)
-    convert = config.align.premultiplied == "convert"
     truth = _moments(network, reference, list(reference.videos), shape, convert, kept / "reference")
     for s in systems:
         moments = _moments(network, s, prompts, shape, convert, kept / "systems" / s.name)

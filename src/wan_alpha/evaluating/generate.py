@@ -22,12 +22,12 @@ from wan_alpha.evaluating.study import write_study
 from wan_alpha.evaluation.formats import terminal_table
 from wan_alpha.evaluation.generation import measure
 from wan_alpha.evaluation.judge import Judge
-from wan_alpha.evaluation.networks import ClipScore
+from wan_alpha.evaluation.networks import ClipScore, VideoFeatures
 from wan_alpha.evaluation.prompts import Prompt, load_prompts
 from wan_alpha.evaluation.scores import Score, Scores
 from wan_alpha.evaluation.summary import Summary, summarise
 from wan_alpha.evaluation.vbench import claim, film, read_results, write_prompts, write_video
-from wan_alpha.evaluation.videos import Shape, System, VideoError, common_shape, open_system, read
+from wan_alpha.evaluation.videos import Shape, System, VideoError, common_shape, open_clips, open_system, read
 from wan_alpha.lineage import Piece
 from wan_alpha.models.device import choose_device
 
@@ -41,6 +41,9 @@ def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
     if config.networks.fvd and not config.networks.reference:
         raise VideoError("networks.fvd needs networks.reference=DIR, a folder of clips to compare with")
     prompts, device = load_prompts(config.prompts), choose_device(config.device)
+    # Before anything is generated or measured: can they be read?
+    reference = open_clips(Path(config.networks.reference)) if config.networks.reference else None
+    network = VideoFeatures(config.networks.fvd, device) if config.networks.fvd else None
     folders = config.videos | make_videos(config, prompts, out)
     systems = [open_system(name, Path(folder), prompts) for name, folder in folders.items()]
     common = [p for p in prompts if all(p.id in s.videos for s in systems)]
@@ -62,15 +65,15 @@ def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
     summary = summarise(scores, config.seed)
     tell(summary, systems, prompts, common, scores, shape, problems)
     summary.facts |= {"generators": how_made(config, out)} if config.generators else {}
-    if config.networks.fvd:
+    convert = align.premultiplied == "convert"
+    if network and reference:
         measured = [p.id for p in common if p.id in set(summary.clips)]
-        add_fvd(summary, systems, measured, shape, config, device, out)
+        add_fvd(summary, systems, measured, shape, convert, network, reference, out)
     Console().print(terminal_table(summary, f"{len(summary.clips)} prompts of {config.prompts}"))
     write_results(out, summary, scores)
     publish(out, summary, scores, config, "Generated transparency, side by side", pieces(config))
     if config.report.ab and len(systems) > 1:
         counted = [p for p in common if p.id in set(summary.clips)]
-        convert = config.align.premultiplied == "convert"
         write_study(out, systems, counted, shape, convert, config.report.height, config.seed)
     Console().print(f"[green]done[/green]: {out}")
 

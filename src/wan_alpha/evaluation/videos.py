@@ -115,6 +115,23 @@ def open_system(name: str, folder: Path, prompts: Sequence[Prompt]) -> System:
     return system
 
 
+def open_clips(folder: Path) -> System:
+    """Every video of a folder by its own name, whatever it shows.
+
+    Raises:
+        VideoError: there is none, or one of them cannot be used.
+    """
+    if not folder.is_dir():
+        raise VideoError(f"networks.reference={folder}: expected a folder of videos, found nothing there")
+    try:
+        clips = {key: _open(media) for key, media in _entries(folder)}
+    except (MediaError, ValueError) as error:
+        raise VideoError(f"networks.reference={folder}: {error}") from error
+    if not clips:
+        raise VideoError(f"networks.reference={folder}: no video in it")
+    return System("reference", clips)
+
+
 def _recorded_prompts(folder: Path) -> dict[str, str]:
     """What `generate.py` wrote beside its videos: NAME.json, with the prompt of NAME.* and of frames in NAME-png."""
     found = {}
