@@ -27,8 +27,8 @@ def write_study(
     writer = StudyWriter(out / "ab.html", pairs, texts, height)
     for pair in pairs:
         left, right = named[pair.left].videos[pair.prompt], named[pair.right].videos[pair.prompt]
-        both = [read(video, shape, convert)[0] for video in (left, right)]
-        writer.add(pair, *both, shape.fps if shape else left.info.fps)
+        frames = [read(video, shape, convert)[0] for video in (left, right)]
+        writer.add(pair, frames[0], frames[1], shape.fps if shape else left.info.fps)
     writer.finish()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from wan_alpha.data.encode import as_bt709, tag_bt709
@@ -33,7 +34,9 @@ def encode(
     name, options = codec
     target = file if isinstance(file, io.BytesIO) else str(file)
     with av.open(target, "w", format=container) as film:
-        stream = film.add_stream(name, rate=Fraction(fps).limit_denominator(1001), options=dict(options))
+        stream: VideoStream = film.add_stream(  # type: ignore[assignment]  # the codecs are of videos
+            name, rate=Fraction(fps).limit_denominator(1001), options=dict(options)
+        )
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         tag_bt709(stream.codec_context)
         for frame in frames:

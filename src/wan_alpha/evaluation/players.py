@@ -71,10 +71,10 @@ def _rows(frames: Frames, height: int) -> tuple[Frames, Frames]:
     factor = float(max(1, int(factor))) if factor >= 1 else factor
     size = (max(2, round(frames.shape[2] * factor)), max(2, round(frames.shape[1] * factor)))
     how = cv2.INTER_NEAREST if factor > 1 else cv2.INTER_AREA
-    rows: tuple[Frames, Frames] = tuple(np.empty((len(frames), size[1], size[0], 3), np.uint8) for _ in range(2))
+    rows = np.empty((2, len(frames), size[1], size[0], 3), np.uint8)
     for t, frame in enumerate(frames):
         parts = frame.astype(np.float32) / 255
         alpha = parts[..., 3:] if frame.shape[-1] == 4 else np.ones_like(parts[..., :1])
         for row, picture in zip(rows, (parts[..., :3] * alpha, np.repeat(1 - alpha, 3, axis=-1)), strict=True):
             row[t] = np.rint(cv2.resize(picture, size, interpolation=how) * 255).clip(0, 255)
-    return rows
+    return rows[0], rows[1]

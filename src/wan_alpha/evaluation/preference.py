@@ -75,8 +75,9 @@ class StudyWriter:
         """Render one pair; the video waits in a file beside the page."""
         player = make_player({"A": left, "B": right}, fps, self.height)
         self.layouts[pair.id] = player.layout
-        for part in (pair.id.encode(), np.ascontiguousarray(left), np.ascontiguousarray(right)):
-            self.content.update(part)
+        self.content.update(pair.id.encode())
+        for part in (left, right):
+            self.content.update(np.ascontiguousarray(part).data)
         file = self.path.with_name(f".ab-{pair.id}.webm.tmp")
         file.write_bytes(player.webm)
         self.videos.append((pair.id, file))

@@ -134,7 +134,7 @@ def open_clips(folder: Path) -> System:
 
 def _recorded_prompts(folder: Path) -> dict[str, str]:
     """What `generate.py` wrote beside its videos: NAME.json, with the prompt of NAME.* and of frames in NAME-png."""
-    found = {}
+    found: dict[str, str] = {}
     for file in folder.glob("*.json"):
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
@@ -142,7 +142,7 @@ def _recorded_prompts(folder: Path) -> dict[str, str]:
             continue
         if isinstance(content, dict) and isinstance(content.get("prompt"), str):
             name = file.stem.replace(".", "_")
-            found |= dict.fromkeys((name, f"{name}-png"), content["prompt"])
+            found[name] = found[f"{name}-png"] = content["prompt"]
     return found
 
 
