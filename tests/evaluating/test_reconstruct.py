@@ -112,6 +112,8 @@ def test_what_cannot_be_measured_is_said(wan22: Path, clips: Path, tmp_path: Pat
         run(wan22, clips, tmp_path / "b", "adapters=nowhere")
     with pytest.raises(module.UnmeasurableError, match=r"codecs.floor: the name of a reference"):
         run(wan22, clips, tmp_path / "c", "codecs.floor=tiny")
+    with pytest.raises(module.UnmeasurableError, match=r"codecs.ours: adapters= is called so"):
+        run(wan22, clips, tmp_path / "d", "adapters=a", "codecs.ours=b")
 
 
 def test_frechet_distance_of_known_gaussians_and_of_torchmetrics(capfd: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,8 @@ def pieces(config: EvaluateConfig, source: ClipSource) -> list[Piece]:
 
 def load_codecs(config: EvaluateConfig, device: torch.device) -> dict[str, Codec]:
     """`adapters` is "ours"; then `codecs` by their names, then the references."""
+    if config.adapters and OURS in config.codecs:
+        raise UnmeasurableError(f"codecs.{OURS}: adapters= is called so; choose another name, or leave adapters= out")
     named = ({OURS: config.adapters} if config.adapters else {}) | config.codecs
     if clash := set(named) & set(config.references):
         raise UnmeasurableError(f"codecs.{clash.pop()}: the name of a reference; choose another, or references=[]")
