@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launch import compose
+from launch import compose, small, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from wan_alpha.command import ConfigError
@@ -31,6 +31,11 @@ def test_a_continued_run_replaces_the_steps_that_it_computes_again(tmp_path: Pat
     scalars = [(e.step, e.value) for e in events(tmp_path).Scalars("train/loss")]
     assert scalars == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0), (5, 2.0)]
     assert not list(tmp_path.rglob("hparams.yaml"))
+
+
+def test_a_row_is_logged_once_whether_a_checkpoint_follows_or_not(wan22: Path, clips: Path, tmp_path: Path) -> None:
+    train(*small(wan22, clips, tmp_path, "logger=tensorboard", "trainer.checkpoint_every_n_steps=2"))
+    assert [e.step for e in events(tmp_path).Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_without_the_package_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

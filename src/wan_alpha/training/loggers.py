@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,23 @@ TENSORBOARD = "tensorboard"
 """The folder of a run directory that `tensorboard --logdir` is given."""
 
 
-class TensorBoardEvents(TensorBoardLogger):
+class OncePerStep(Logger):
+    """Before a checkpoint a step's row is logged, lest a kill loses it; after it Lightning logs the same row again."""
+
+    _last: tuple[int | None, Mapping[str, float]] | None = None
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        if (step, metrics) != self._last:
+            self._last = step, dict(metrics)
+            super().log_metrics(dict(metrics), step)  # type: ignore[safe-super]
+
+
+class WandbRun(OncePerStep, WandbLogger):
+    """A run at Weights & Biases."""
+
+
+class TensorBoardEvents(OncePerStep, TensorBoardLogger):
     """Events of one run in its own folder.  Rows after the step a run continues from are marked as purged."""
 
     def __init__(self, run_dir: str | Path, first_step: int) -> None:
@@ -94,7 +111,7 @@ def _wandb_logger(
     first = _is_first_rank()
     if first and not file.exists():
         file.write_text(uuid.uuid4().hex[:8])
-    return WandbLogger(
+    return WandbRun(
         id=file.read_text() if first else None,  # a continued run stays one run there, too
         resume="allow",
         project=wandb.project,
