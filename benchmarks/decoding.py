@@ -43,8 +43,7 @@ from wan_alpha.pipeline.tiling import exact_halo
 from wan_alpha.training.memory import LiveBytes
 
 RESULTS = Path(__file__).parent / "results"
-LENGTHS = (17, 81, 321)
-WHOLE_LENGTHS = (17, 81)  # longer ones only show the same line going on
+WHOLE = 81  # frames; longer ones only show the same line going on
 GIVES_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
@@ -151,6 +150,7 @@ def main() -> None:
     parser.add_argument("--base-dim", type=int, default=16, help="width of the VAE (Wan2.1: 96)")
     parser.add_argument("--size", type=int, nargs=2, default=[8, 8], help="latent rows and columns (480x832: 60 104)")
     parser.add_argument("--tile", type=int, default=16)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[17, 81, 321], help="frames")
     parser.add_argument("--device", choices=["cpu", "cuda", "meta"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--resident-of", nargs=2, metavar=("WAY", "FRAMES"), help="print one figure, for the parent")
@@ -162,13 +162,14 @@ def main() -> None:
         return
     model = codec(args)
     error = None if args.device == "meta" else seams(args)
-    ways = {"decode": LENGTHS, "tiled": LENGTHS, "whole": WHOLE_LENGTHS}
+    short = [n for n in args.lengths if n <= WHOLE]
+    ways = {"decode": args.lengths, "tiled": args.lengths, "whole": short}
     if args.device != "cuda":
         model = model.to("meta")
     memory = {way: {str(n): device_peak(args, model, way, n) for n in lengths} for way, lengths in ways.items()}
     resident = None if args.device != "cpu" else {
         way: {str(n): resident_in_its_own_process(args, way, n) for n in lengths}
-        for way, lengths in (("stream", LENGTHS), ("whole", WHOLE_LENGTHS))
+        for way, lengths in (("stream", args.lengths), ("whole", short))
     }  # fmt: skip
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     result = {

@@ -2,10 +2,12 @@
 
     python -m benchmarks.dit_step --model 1.3b --device cuda     # 81 frames at 480x832, each form in turn
     python -m benchmarks.dit_step --model 14b --device cuda
+    python -m benchmarks.dit_step --model 1.3b --device cuda --stored none fp8 nf4 --compile off
     python -m benchmarks.dit_step --model tiny                   # does it run? a few seconds on a CPU
 
-Forms: `checkpointing` and `compile` on or off, the frozen base in bf16 or stored in fp8 (cast up layer by layer; DoRA
-then goes the way of quantised layers).  DoRA of rank 32, AdamW.  A form that runs out of memory says so in its row.
+Forms: `checkpointing` and `compile` on or off, the frozen base in bf16 or stored as `model.frozen.quantise` has it, in
+fp8 (torchao) or nf4 (bitsandbytes): such a base is written to a temporary folder and loaded as training loads it.  DoRA
+of rank 32, AdamW.  A form that runs out of memory says so in its row.
 MFU counts the matrix products of a forward and a backward pass (`training.plan.step_flops`), not what checkpointing
 computes again, over the peak of --peak-tflops; without it MFU is left out.
 """
@@ -18,6 +20,7 @@ import itertools
 import json
 import statistics
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -25,11 +28,13 @@ from typing import Any
 import torch
 from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 
+from wan_alpha.models.dit import load_transformer
 from wan_alpha.models.dit_adapters import add_dit_adapters
 from wan_alpha.training.plan import KNOWN, StepShape, plan_step, step_flops
 
 RESULTS = Path(__file__).parent / "results"
 TINY = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 96, "num_layers": 2, "text_dim": 32}
+SWITCHES = ("checkpointing", "compile")
 LATENTS = {"tiny": (1, 16, 3, 8, 8), "1.3b": (1, 16, 21, 60, 104), "14b": (1, 16, 21, 60, 104)}
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "4090": 165.0, "5090": 209.0}  # dense bf16
 
@@ -40,7 +45,7 @@ def architecture(model: str) -> dict[str, Any]:
 
 
 def build(args: argparse.Namespace, form: dict[str, Any]) -> WanTransformer3DModel:
-    """A transformer with random weights in bf16, or stored in fp8, and DoRA on it."""
+    """A transformer with random weights, and DoRA on it."""
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)  # 14B in float32 would not fit before it is cast
@@ -49,11 +54,13 @@ def build(args: argparse.Namespace, form: dict[str, Any]) -> WanTransformer3DMod
             dit = WanTransformer3DModel(**architecture(args.model))
     finally:
         torch.set_default_dtype(before)
+    if form["stored"] != "none":
+        with tempfile.TemporaryDirectory() as folder:
+            dit.save_pretrained(folder)
+            del dit
+            dit = load_transformer(folder, torch.bfloat16, form["stored"]).to(args.device)
     dit.requires_grad_(False).train()
     add_dit_adapters(dit, args.rank, args.rank, lean=not form["checkpointing"])
-    if form["fp8"]:
-        kept = ("patch_embedding", "condition_embedder", "norm", "lora_")
-        dit.enable_layerwise_casting(torch.float8_e4m3fn, torch.bfloat16, skip_modules_pattern=kept)
     if form["checkpointing"]:
         dit.enable_gradient_checkpointing()
     if form["compile"]:
@@ -92,9 +99,9 @@ def measure(args: argparse.Namespace, form: dict[str, Any]) -> dict[str, Any]:
 
 def forms(args: argparse.Namespace) -> list[dict[str, Any]]:
     """What is measured: all that was not switched off."""
-    choices = itertools.product(*({"both": (False, True), "on": (True,), "off": (False,)}[getattr(args, name)]
-                                  for name in ("checkpointing", "compile", "fp8")))  # fmt: skip
-    return [dict(zip(("checkpointing", "compile", "fp8"), choice, strict=True)) for choice in choices]
+    switches = ({"both": (False, True), "on": (True,), "off": (False,)}[getattr(args, name)] for name in SWITCHES)
+    choices = itertools.product(*switches, args.stored)
+    return [dict(zip((*SWITCHES, "stored"), choice, strict=True)) for choice in choices]
 
 
 def report(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -110,7 +117,7 @@ def report(args: argparse.Namespace) -> list[dict[str, Any]]:
                 row["mfu"] = flops / row["seconds"] / (args.peak_tflops * 1e12)
         except torch.OutOfMemoryError as error:
             row["out_of_memory"] = str(error).splitlines()[0]
-        if not form["fp8"]:
+        if form["stored"] == "none":
             planned = StepShape(shape.latent, args.text, args.rank, "dora", form["checkpointing"], dtype=torch.bfloat16)
             row["planned_gib"] = plan_step(architecture(args.model), planned).total / 2**30
         rows.append(row)
@@ -128,8 +135,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--text", type=int, default=512, help="tokens")
     parser.add_argument("--repeats", type=int, default=3)
-    for name in ("checkpointing", "compile", "fp8"):
+    for name in SWITCHES:
         parser.add_argument(f"--{name}", choices=("both", "on", "off"), default="both")
+    parser.add_argument("--stored", choices=("none", "fp8", "nf4"), nargs="+", default=["none"], help="the frozen base")
     parser.add_argument("--peak-tflops", type=float, help="dense bf16; by default that of the card, if it is known")
     args = parser.parse_args(arguments)
     if args.device == "cuda" and args.peak_tflops is None:
@@ -146,7 +154,8 @@ def main() -> None:
         machine = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
         RESULTS.mkdir(exist_ok=True)
         content = {"settings": vars(args), "commit": commit, "machine": machine, "rows": rows}
-        (RESULTS / f"dit_step_{args.model}_cuda.json").write_text(json.dumps(content, indent=2) + "\n")
+        stored = "" if args.stored == ["none"] else "_stored"
+        (RESULTS / f"dit_step_{args.model}{stored}_cuda.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

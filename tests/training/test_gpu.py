@@ -1,0 +1,106 @@
+"""Runs on a GPU, where there is one: nothing waits for it, NCCL carries what ranks exchange, a killed run goes on."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from launch import doomed, small, train
+from pytorch_lightning.callbacks import Callback
+from small_dit_base import write_complete_base
+from test_resume import SIGKILL, last_state, rows
+
+from wan_alpha.training import run
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+WATCHED = range(3, 7)  # of eight steps: the first ones build caches, the last one is a row
+
+
+class Waits(Callback):
+    """Where the host waited for the device in the steps that are watched."""
+
+    def __init__(self) -> None:
+        self.places: list[str] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
+        torch.cuda.set_sync_debug_mode("warn" if index in WATCHED else "default")
+
+    def note(self, message: Warning | str, *_: Any) -> None:
+        if "synchronizing CUDA operation" in str(message):
+            stack = traceback.extract_stack()[:-1]
+            self.places.append("\n".join(f"{f.filename}:{f.lineno} {f.line}" for f in stack if "site" in f.filename or
+                                         "wan_alpha" in f.filename)[-1500:])  # fmt: skip
+
+
+class Backend(Callback):
+    """What ranks exchange their tensors with."""
+
+    def on_train_start(self, *_: Any) -> None:
+        self.name = torch.distributed.get_backend()
+
+
+def train_with(callback: Callback, *command: str) -> None:
+    """A run that has one callback more."""
+    build = run.build_callbacks
+    with mock.patch.object(run, "build_callbacks", lambda *given: [*build(*given), callback]):
+        train(*command)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_complete_base(tmp_path_factory.mktemp("complete"), adapters=True)
+
+
+def of_stage(stage: str, base: Path, clips: Path, out: Path, trainer: str = "gpu") -> list[str]:
+    """A small run of stage=vae or stage=dit on a GPU."""
+    common = small(base, clips, out, f"trainer={trainer}", "trainer.devices=1")
+    if stage == "vae":
+        return [*common, "loss.weights.perceptual=1"]
+    common = [option for option in common if not option.startswith(("model.lora", "loss.", "callbacks.lpips"))]
+    return ["stage=dit", *common, f"model.vae_adapters={base}", "model.adapter.rank=2", "model.samples.prompts=[]",
+            "data.val_clips=2"]  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ["vae", "dit"])
+def test_a_step_does_not_wait_for_the_gpu(stage: str, base: Path, clips: Path, tmp_path: Path) -> None:
+    """Batch, step, gradients, optimiser and averages, of steps that are no row of metrics.csv."""
+    waits, never = Waits(), ["trainer.log_every_n_steps=100", "trainer.val_every_n_steps=0"]
+    with warnings.catch_warnings(), mock.patch.object(warnings, "showwarning", waits.note):
+        warnings.simplefilter("always")
+        train_with(waits, *of_stage(stage, base, clips, tmp_path / "run"), *never,
+                   "trainer.max_steps=8", "trainer.checkpoint_every_n_steps=100")  # fmt: skip
+    torch.cuda.set_sync_debug_mode("default")
+    assert not waits.places, "\n\n".join(waits.places)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("stage", ["vae", "dit"])
+def test_one_rank_with_nccl_is_the_plain_run(
+    stage: str, strategy: str, base: Path, clips: Path, tmp_path: Path
+) -> None:
+    backend = Backend()
+    train(*of_stage(stage, base, clips, tmp_path / "plain"))
+    train_with(backend, *of_stage(stage, base, clips, tmp_path / strategy, strategy))
+    assert "nccl" in backend.name
+    plain, sharded = ([float(row["train/loss"]) for row in rows(tmp_path / name) if row["train/loss"]]
+                      for name in ("plain", strategy))  # fmt: skip
+    assert len(plain) == 6
+    assert sharded == pytest.approx(plain, rel=1e-3)
+
+
+@pytest.mark.parametrize("stage", ["vae", "dit"])
+def test_killed_and_continued_on_a_gpu(stage: str, base: Path, clips: Path, tmp_path: Path) -> None:
+    """Sums on a GPU have no fixed order: the same to rounding."""
+    train(*of_stage(stage, base, clips, tmp_path / "whole"))
+    command = of_stage(stage, base, clips, tmp_path / "killed")
+    assert doomed("after the backward pass", 3, *command).code == SIGKILL
+    train(*command)
+    whole, killed = (last_state(tmp_path / name) for name in ("whole", "killed"))
+    for name, trained in whole["state_dict"].items():
+        torch.testing.assert_close(killed["state_dict"][name], trained, rtol=1e-3, atol=1e-4, msg=name)
