@@ -43,4 +43,4 @@ def disturb_adapters(dit: WanTransformer3DModel, seed: int = 2) -> None:
     """Give every adapter tensor some weight: at their start they do nothing."""
     generator = torch.Generator().manual_seed(seed)
     for p in dit_adapter_parameters(dit).values():
-        p.add_(0.1 * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype))
+        p.add_(0.1 * torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p))

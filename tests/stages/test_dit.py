@@ -20,6 +20,7 @@ from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 from wan_alpha.models.codecs import AlphaCodec, Codec, ColourCodec
 from wan_alpha.models.dit import load_scheduler, load_transformer, new_transformer
 from wan_alpha.models.dit_adapters import add_dit_adapters
+from wan_alpha.models.dora import FastDoraLinear
 from wan_alpha.models.image_encoder import ImageEncoder
 from wan_alpha.models.sampling import sample_latents
 from wan_alpha.models.text import Prompts, TextEncoder, cut_padding
@@ -258,9 +259,13 @@ def test_a_step_does_not_wait_for_the_device(
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it knows no such device
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     dit, b = module(caption_dropout=0.5, **settings), batch(first=9)
-    given = b | {"text": cut_padding(dit.text(b["caption"]))} | ({"latent": dit.codec.encode(b)} if stored else {})
+    given = b  # captions and clips, encoded in the step
+    if stored:
+        given = b | {"text": cut_padding(dit.text(b["caption"])), "latent": dit.codec.encode(b)}
     dit._empty = Prompts(dit.empty_prompt().embeddings.to("meta"), dit.empty_prompt().lengths)  # of the first step
     dit.to("meta")
+    squares = [layer._base_norm[1] for layer in dit.modules() if isinstance(layer, FastDoraLinear)]
+    assert {square.device.type for square in squares} == {"meta"}  # what a copy from the host would not betray
     moved = dit.transfer_batch_to_device(dit.on_before_batch_transfer(given, 0), torch.device("meta"), 0)
     loss = step(dit, moved, monkeypatch)
     loss.backward()

@@ -9,6 +9,7 @@ import signal
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,8 +76,10 @@ class End(NamedTuple):
 
 def doomed(moment: str, step: int, *overrides: str) -> End:
     """One run in a process of its own, with a `moment` of MOMENTS at `step`."""
-    context = multiprocessing.get_context("forkserver")  # imports once, then forks without this process's threads
-    context.set_forkserver_preload(["wan_alpha.training.run", "wan_alpha.training.entry"])
+    # A server imports once, then forks without this process's threads; but CUDA is not for forked processes.
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
+    if isinstance(context, ForkServerContext):
+        context.set_forkserver_preload(["wan_alpha.training.run", "wan_alpha.training.entry"])
     with tempfile.NamedTemporaryFile("r") as words:
         process = context.Process(target=_child, args=(moment, step, overrides, words.name))
         process.start()

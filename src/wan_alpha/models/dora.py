@@ -143,15 +143,25 @@ class FastDoraLinear(PeftLinear):
         square = self._base_square(base, wide) + ((2 * wa.T.to(wide) + b @ (a @ a.T)) * b).sum(1)
         return square.clamp_min(torch.finfo(wide).tiny).sqrt()
 
+    def _apply(self, *args: Any, **kwargs: Any) -> FastDoraLinear:
+        """Moving the layer moves what it remembers, or every step would wait for it to come from the host."""
+        super()._apply(*args, **kwargs)
+        if self._base_norm is not None:
+            key, square = self._base_norm
+            self._base_norm = (key, square.to(self._device()))
+        return self
+
+    def _device(self) -> torch.device:
+        return next(iter(self.lora_A.parameters())).device
+
     def _base_square(self, base: nn.Linear, wide: torch.dtype) -> Tensor:
         """||W||^2 of every row, computed once: W is frozen.  Loading other weights into W is noticed."""
-        device = next(iter(self.lora_A.parameters())).device
         if torch.compiler.is_compiling() and self._base_norm is not None:
-            return self._base_norm[1].to(device, wide)
+            return self._base_norm[1].to(self._device(), wide)
         key = (base.weight._version, base.weight.dtype, wide)
         if self._base_norm is None or self._base_norm[0] != key:
-            self._base_norm = (key, base_square(base, wide))
-        return self._base_norm[1].to(device)
+            self._base_norm = (key, base_square(base, wide).to(self._device()))
+        return self._base_norm[1].to(self._device())
 
 
 def is_plain(base: nn.Module) -> bool:

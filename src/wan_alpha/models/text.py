@@ -73,7 +73,9 @@ class TextEncoder(nn.Module):
         lengths = mask.sum(1)
         device = next(self.encoder.parameters()).device
         ids, mask = send(ids, device), send(mask, device)
-        hidden = self.encoder(ids, mask).last_hidden_state * mask[..., None]
+        # Of a mask of keys alone transformers asks the device whether it masks anything.
+        pairs = mask.bool()[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
+        hidden = self.encoder(ids, pairs).last_hidden_state * mask[..., None]
         wanted = int(pad_to or min(ids.shape[1] + 1, self.max_tokens))
         padding = hidden.new_zeros(len(hidden), max(0, wanted - hidden.shape[1]), hidden.shape[2])
         return Prompts(torch.cat([hidden, padding], dim=1), lengths)
