@@ -3,7 +3,8 @@
 The straightforward form does what a first implementation does: two copies of the decoder, each with stock two-branch
 LoRA, diffusers' frame-by-frame passes through the cache, no checkpointing, and VGG called six times.  Both start from
 the same weights, see the same batch and must agree on the loss; they run in turns in one process, in one precision.
-Ours stores convolution weights channels-last, as training does; the straightforward form leaves them as they are built.
+Ours stores convolution weights channels-last, as training does, and on a GPU compiles norm and SiLU to one kernel, as
+trainer=gpu does; the straightforward form leaves both as they are built.
 Peak memory on a CPU is the growth of the resident set in a process of its own for each form.
 
 What to expect, in convolutions per adapted layer: two branches cost 2 + 3 r/C (forward and input gradient of the frozen
@@ -34,6 +35,7 @@ from wan_alpha.losses.edge import edge_loss
 from wan_alpha.losses.reconstruction import l1
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 from wan_alpha.models.lora import FoldedConvLora, lora_layers
+from wan_alpha.models.norms import fuse_norms
 from wan_alpha.models.streaming import FeatureCache, chunks, decode_chunks, encode_features_chunk
 from wan_alpha.rendering import COLOURS, alpha_to_rgb, hard_render, rgb_to_alpha, soft_render
 from wan_alpha.training.build import use_channels_last
@@ -163,7 +165,7 @@ def make_steps(args: argparse.Namespace) -> dict[str, tuple[Callable[[], Tensor]
     """Both forms of the step, on one model and one batch, and what each trains."""
     device = args.device
     vae, loss = build(args.form, args.width, args.rank, device)
-    plain = Straightforward(vae, loss).to(device)
+    plain = Straightforward(copy.deepcopy(vae), loss).to(device)
     shape = (args.batch, args.frames, args.size, args.size)
     generator = torch.Generator().manual_seed(1)
     rgb = torch.rand(shape[0], 3, *shape[1:], generator=generator).to(device) * 2 - 1
@@ -171,6 +173,8 @@ def make_steps(args: argparse.Namespace) -> dict[str, tuple[Callable[[], Tensor]
     background = canvas = COLOURS[torch.arange(args.batch) % 8].to(device)
 
     use_channels_last(vae)
+    if args.fuse_norms:
+        fuse_norms(vae)
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=args.precision == "bf16")
 
     def ours() -> Tensor:
@@ -266,7 +270,11 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", choices=("ours", "straightforward"), help="print the peak of one form and stop")
+    fusing = {"action": argparse.BooleanOptionalAction, "help": "as trainer.fuse_norms; by default on a GPU"}
+    parser.add_argument("--fuse-norms", **fusing)
     args = parser.parse_args()
+    if args.fuse_norms is None:
+        args.fuse_norms = args.device == "cuda"
     if args.only:
         print(peak_growth(args.only, args))
         return
@@ -275,8 +283,9 @@ def main() -> None:
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads()}
     report = {"settings": vars(args), "commit": commit, "machine": machine, **result}
     RESULTS.mkdir(exist_ok=True)
+    unfused = "" if args.fuse_norms == (args.device == "cuda") else f"_{'' if args.fuse_norms else 'un'}fused"
     shape = f"w{args.width}_r{args.rank}_{args.batch}x{args.frames}x{args.size}"
-    name = f"vae_step_{args.form}_{shape}_{args.precision}_{args.device}.json"
+    name = f"vae_step_{args.form}_{shape}_{args.precision}{unfused}_{args.device}.json"
     (RESULTS / name).write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report["ratios"], indent=2))
     for key in ("ours", "straightforward"):

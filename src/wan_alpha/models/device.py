@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import torch
+
+CPP_COMPILERS = ("g++", "clang++")
 
 
 class DeviceError(RuntimeError):
@@ -25,3 +29,16 @@ def choose_device(name: str) -> torch.device:
         found = f"{here} CUDA devices" if here else "no CUDA device"
         raise DeviceError(f"device={name}: {found} here; take device=cpu or device=auto")
     return torch.device(name)
+
+
+def check_compiler(option: str) -> None:
+    """torch compiles for a GPU with what it brings along, for a processor with a C++ compiler.
+
+    Raises:
+        DeviceError: there is neither; `option` is the key that asks for it.
+    """
+    if not torch.cuda.is_available() and not any(map(shutil.which, CPP_COMPILERS)):
+        raise DeviceError(
+            f"{option}=true needs a CUDA GPU, or to try it on a processor a C++ compiler "
+            f"({' or '.join(CPP_COMPILERS)}); there is neither here: set it to false"
+        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +12,12 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import nn
 
 from wan_alpha.models.base import BaseError, locate_base
+from wan_alpha.models.device import check_compiler
 
 Expert = Literal["transformer", "transformer_2"]
 """Of a base that has two: `transformer` samples high noise, `transformer_2` low noise."""
 AdapterKind = Literal["dora", "lora", "full"]
 Quantisation = Literal["none", "fp8", "nf4"]
-CPP_COMPILERS = ("g++", "clang++")
 
 
 def load_transformer(
@@ -71,13 +70,9 @@ def compile_blocks(transformer: WanTransformer3DModel) -> None:
     """Compile one block for all of them: seconds instead of the minutes a whole transformer takes.
 
     Raises:
-        BaseError: there is neither a GPU nor a C++ compiler, without which torch cannot compile for a processor.
+        DeviceError: nothing here can compile.
     """
-    if not torch.cuda.is_available() and not any(map(shutil.which, CPP_COMPILERS)):
-        raise BaseError(
-            "model.frozen.compile=true needs a CUDA GPU, or to try it on a processor a C++ compiler "
-            f"({' or '.join(CPP_COMPILERS)}); there is neither here: set it to false"
-        )
+    check_compiler("model.frozen.compile")
     transformer.compile_repeated_blocks()
 
 

@@ -18,7 +18,9 @@ from wan_alpha.losses.diffusion_prior import DiffusionPrior
 from wan_alpha.models.adapters import AdapterError, load_adapters
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 from wan_alpha.models.base import check_size, load_vae, spatial_stride, temporal_stride
+from wan_alpha.models.device import check_compiler
 from wan_alpha.models.dit import load_transformer
+from wan_alpha.models.norms import fuse_norms
 from wan_alpha.models.rgba_vae import RgbaVAE
 from wan_alpha.models.text import MAX_TOKENS, TextEncoder
 from wan_alpha.models.whole_clip import run_checkpointed
@@ -50,6 +52,9 @@ def build_module(config: RunConfig) -> StageModule:
         check_size(module.base, shape.num_frames, shape.size[0], shape.size[1])
     if config.trainer.channels_last:
         use_channels_last(module)
+    if config.trainer.fuse_norms and config.stage != "dit":
+        check_compiler("trainer.fuse_norms")
+        fuse_norms(module)
     return module
 
 

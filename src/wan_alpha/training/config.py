@@ -90,6 +90,7 @@ class TrainerConfig:
     keep_checkpoints: Count  # the newest so many; older ones are deleted
     activation_checkpointing: bool  # keep little, compute the rest again in the backward pass
     channels_last: bool  # memory format of convolution weights
+    fuse_norms: bool  # of a VAE: norm and SiLU compiled to one kernel
     deterministic: bool  # only algorithms that give the same bits every time
     threads: Natural  # CPU threads; 0 leaves torch's choice
     heartbeat_s: Positive  # of several processes: one that gives no sign of life for so many seconds is lost

@@ -64,6 +64,7 @@ LATER: dict[str, Any] = {
     "data.only": [],
     "loss.weights.mse": 0.0,
     "data.global_batch": None,
+    "trainer.fuse_norms": False,
     "model.expert": "transformer",
     "model.timesteps.range": None,
 }

@@ -27,6 +27,7 @@ SINCE: dict[str, Any] = {
     "data.global_batch": None,
     "data.only": [],
     "trainer.context_ranks": 1,
+    "trainer.fuse_norms": False,
     "trainer.heartbeat_s": 60.0,
     "trainer.timeout_s": 1800.0,
     "logger.tensorboard": False,
