@@ -280,7 +280,9 @@ def main() -> None:
         return
     result = measure(args)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    machine = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    machine: dict[str, str | int] = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    if args.device == "cuda":
+        machine["device"] = torch.cuda.get_device_name()
     report = {"settings": vars(args), "commit": commit, "machine": machine, **result}
     RESULTS.mkdir(exist_ok=True)
     unfused = "" if args.fuse_norms == (args.device == "cuda") else f"_{'' if args.fuse_norms else 'un'}fused"
