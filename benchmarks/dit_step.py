@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def forms(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def report(args: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows, each with its form."""
-    shape = StepShape(LATENTS[args.model], args.text, args.rank, dtype=torch.bfloat16)
+    shape = StepShape(LATENTS[args.model], args.text, args.rank, dtype=torch.bfloat16, gpu=args.device == "cuda")
     flops = step_flops(architecture(args.model), shape)
     rows = []
     for form in forms(args):
@@ -118,7 +119,7 @@ def report(args: argparse.Namespace) -> list[dict[str, Any]]:
         except torch.OutOfMemoryError as error:
             row["out_of_memory"] = str(error).splitlines()[0]
         if form["stored"] == "none":
-            planned = StepShape(shape.latent, args.text, args.rank, "dora", form["checkpointing"], dtype=torch.bfloat16)
+            planned = replace(shape, checkpointing=form["checkpointing"])
             row["planned_gib"] = plan_step(architecture(args.model), planned).total / 2**30
         rows.append(row)
         print(json.dumps(row))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,6 +83,17 @@ def test_14b_at_81_frames_is_planned_within_80_gb() -> None:
     assert plan.parts["transformer"] == pytest.approx(14.3e9 * 2, rel=0.02)
     assert 50e9 < plan.total < 80e9
     assert plan.parts["text encoder"] > 11e9  # model.frozen.text_on_cpu=true spares it
+
+
+@pytest.mark.parametrize("model", ["1.3b", "14b"])
+def test_the_plan_is_what_steps_on_a_gpu_took(model: str) -> None:
+    """Random weights of the full size on an H200, measured by benchmarks.dit_step."""
+    measured = json.loads((dit_step.RESULTS / f"dit_step_{model}_cuda.json").read_text())["rows"]
+    for row in measured:
+        shape = StepShape(dit_step.LATENTS[model], 512, 32, dtype=torch.bfloat16, gpu=True)
+        shape = replace(shape, checkpointing=row["checkpointing"])
+        planned = plan_step(dit_step.architecture(model), shape).total / 2**30
+        assert planned == pytest.approx(row["peak_gib"], rel=0.07 if row["compile"] else 0.02)
 
 
 def test_what_cannot_be_planned_says_why(tmp_path: Path) -> None:

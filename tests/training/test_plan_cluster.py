@@ -51,6 +51,16 @@ def test_the_plan_of_an_rgba_vae_is_a_real_steps(checkpointing: bool, wan22: Pat
         assert plan.total < plain.total
 
 
+def test_fused_norms_are_planned_with_what_they_keep() -> None:
+    """One kernel keeps its input alone; the products and convolutions of the step are the same."""
+    small = ["experiment=wan_alpha_v1_vae", "data.root=CLIPS", "data.size=[64,64]", "data.num_frames=5"]
+    fused, apart = (plan_run(compose(*small, f"trainer.fuse_norms={flag}")[0]) for flag in ("true", "false"))
+    peaks = [plan.parts["gradients"] + plan.parts["activations and working space"] for plan in (fused, apart)]
+    assert fused.flops == apart.flops
+    assert fused.parts.keys() == apart.parts.keys()
+    assert 0.5 < peaks[0] / peaks[1] < 0.9
+
+
 def test_version_2s_prior_is_planned_with_its_transformer(tmp_path: Path) -> None:
     base = write_complete_base(tmp_path / "base")
     prior = ["loss.prior.weight=0.1", f"loss.prior.base={base}"]

@@ -3,8 +3,8 @@
     silu(sqrt(C) gamma x / |x|)        over the C channels
 
 diffusers has it in nine operations, under bf16 autocast in float32 for the most part; each reads and writes the whole
-clip, and with the copies around them they are about half of a step's time on a GPU.  Compiled they are one kernel that reads and writes the type
-of the convolutions, and keeps nothing but its input.
+clip, and with the copies around them they are about half of a step's time on a GPU.  Compiled they are one kernel that
+reads and writes the type of the convolutions, and keeps nothing but its input.
 """
 
 from __future__ import annotations

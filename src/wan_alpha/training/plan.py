@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from wan_alpha.models.dit_adapters import add_dit_adapters
 from wan_alpha.models.text import MAX_TOKENS
 from wan_alpha.training.config import AlphaDiTConfig, RunConfig
 from wan_alpha.training.memory import LiveBytes, bytes_of, encoding_bytes, faked
-from wan_alpha.training.precision import resolve_precision
+from wan_alpha.training.precision import on_gpu, resolve_precision
 
 WAN21_VAE: dict[str, Any] = {}  # diffusers' defaults are Wan2.1's
 WAN22_VAE = {
@@ -65,6 +65,7 @@ class StepShape:
     autocast: bool = False
     dtype: torch.dtype = torch.float32
     image_tokens: int = 0  # of CLIP, for image-to-video bases that attend to them
+    gpu: bool = False  # norms as CUDA computes them, which keeps less
 
 
 @dataclass
@@ -119,7 +120,7 @@ def _sizes(architecture: dict[str, Any], shape: StepShape) -> tuple[int, ...]:
     numbers = sum(p.numel() for p in transformer.parameters() if p.requires_grad)
     mode = FakeTensorMode()
     faked(transformer, mode)
-    with mode, flash_attention():
+    with mode, flash_attention(), fused_norms() if shape.gpu else nullcontext():
         return (*weights, numbers, *_activations(transformer, architecture, shape))
 
 
@@ -156,6 +157,38 @@ def flash_attention() -> Iterator[None]:
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)[0]
 
     with patch("torch.nn.functional.scaled_dot_product_attention", attention):
+        yield
+
+
+class _FusedNorm(torch.autograd.Function):
+    """What a norm in one kernel makes and keeps: its input, and one number of each row along `dim`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(x, weight, x.narrow(dim, 0, 1).to(torch.float32, copy=True))
+        return torch.empty_like(x, dtype=dtype)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, _ = ctx.saved_tensors
+        return torch.empty_like(x), torch.empty_like(weight) if ctx.needs_input_grad[1] else None, None, None
+
+
+@contextmanager
+def fused_norms() -> Iterator[None]:
+    """RMS norms as one kernel computes them; as several operations, as on a CPU, they keep more.
+
+    The transformer's are torch's, which CUDA has as a kernel and autocast in float32; the VAE's are `NormSilu`.
+    """
+
+    def rms_norm(x: Tensor, _: Any, weight: Tensor, *__: Any) -> Tensor:
+        x = x.float() if torch.is_autocast_enabled("cpu") else x
+        return _FusedNorm.apply(x, weight, -1, x.dtype)
+
+    def norm_silu(x: Tensor, gain: Tensor, dtype: torch.dtype) -> Tensor:
+        return _FusedNorm.apply(x, gain, 1, dtype)
+
+    with patch("torch.nn.functional.rms_norm", rms_norm), patch("wan_alpha.models.norms._compiled", norm_silu):
         yield
 
 
@@ -214,6 +247,7 @@ def plan_run(config: RunConfig) -> Plan:
         uses_autocast(config),
         dtype if model.adapter.kind != "full" else torch.float32,
         image_tokens,
+        for_gpu(config),
     )
     plan = plan_step(architecture, shape)
     transformer = plan.parts.pop("transformer")
@@ -229,6 +263,11 @@ def plan_run(config: RunConfig) -> Plan:
         d = config.data
         plan.parts["encoding a batch"] = max(0, encoding_bytes(codec, d.batch_size, d.num_frames, *d.size) - step)
     return plan
+
+
+def for_gpu(config: RunConfig) -> bool:
+    """Whether the plan is one for GPUs, wherever it is made."""
+    return on_gpu(config.trainer) or config.cluster.gpu is not None
 
 
 def uses_autocast(config: RunConfig) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
 
@@ -18,6 +19,7 @@ from wan_alpha.losses.diffusion_prior import DiffusionPrior
 from wan_alpha.losses.draws import Draws
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
 from wan_alpha.models.base import spatial_stride, temporal_stride
+from wan_alpha.models.norms import fuse_norms
 from wan_alpha.models.rgba_vae import RgbaVAE
 from wan_alpha.models.text import MAX_TOKENS
 from wan_alpha.models.vgg import VGG16
@@ -26,7 +28,15 @@ from wan_alpha.training.build import build_loss, use_channels_last
 from wan_alpha.training.config import AlphaVAEConfig, FourChannelConfig, LatentOffsetConfig, RunConfig
 from wan_alpha.training.flops import Flops
 from wan_alpha.training.memory import LiveBytes, bytes_of, faked
-from wan_alpha.training.plan import Plan, flash_attention, transformer_arguments, uses_autocast, vae_arguments
+from wan_alpha.training.plan import (
+    Plan,
+    flash_attention,
+    for_gpu,
+    fused_norms,
+    transformer_arguments,
+    uses_autocast,
+    vae_arguments,
+)
 
 
 def plan_vae(config: RunConfig) -> Plan:
@@ -60,10 +70,13 @@ def _step(config: RunConfig) -> tuple[AlphaVAEModule, int, int]:
         module = _module(config)
     if config.trainer.channels_last:
         use_channels_last(module)
+    if config.trainer.fuse_norms:
+        fuse_norms(module)
     module.log_step = lambda values: None  # type: ignore[method-assign]
     mode, live, counter = FakeTensorMode(), LiveBytes(), Flops()
     faked(module, mode)
-    with mode, counter, live, flash_attention(), patch("wan_alpha.stages.vae.draw", _drawn):
+    norms = fused_norms() if config.trainer.fuse_norms or for_gpu(config) else nullcontext()
+    with mode, counter, live, flash_attention(), norms, patch("wan_alpha.stages.vae.draw", _drawn):
         rgb = torch.zeros(d.batch_size, 3, d.num_frames, *d.size)
         colour = torch.zeros(d.batch_size, 3)
         batch = {"rgb": rgb, "alpha": rgb[:, :1].clone(), "background": colour, "canvas": colour}
