@@ -153,7 +153,7 @@ def of_two_sizes(file: Path) -> None:
     ("write", "said"),
     [
         (turned, "stored turned by 90 degrees; write them upright"),
-        (anamorphic, "pixels are 4:3 and not square; make them so: ffmpeg"),
+        (anamorphic, "pixels are 4:3 and not square; mend it: ffmpeg -i IN -vf scale=iw"),
         (of_two_sizes, "frame 1 is 16x48, the clip began with 32x48"),
     ],
 )

@@ -16,6 +16,7 @@ from av.video.stream import VideoStream
 from wan_alpha.data.encode import ALPHA_TITLE
 from wan_alpha.data.errors import AlphaError, MediaError
 from wan_alpha.data.limits import check_size
+from wan_alpha.data.misread import check_picture, check_stream
 from wan_alpha.data.resize import Frames
 from wan_alpha.data.timing import Times
 
@@ -25,12 +26,15 @@ PIXEL_FORMATS = {"RGBA": "rgba", "RGB": "rgb24", "L": "gray"}
 # A play list under a false name would make FFmpeg read other files, or ask other machines.
 CONTAINERS = {"format_whitelist": "mov,matroska,avi"}
 UNSAID = 2  # of FFmpeg's colour spaces
-SQUARE = 0.01  # how far from 1 the shape of a pixel may be: encoders round it
 
 
 @contextmanager
 def _opened(source: Path | bytes, name: str, number: int = 0) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """An open container and a video stream of it; FFmpeg's errors become a MediaError that names the file."""
+    """An open container and a video stream of it that can be read as it is.
+
+    Raises:
+        MediaError: FFmpeg cannot, or it would be misread; the message names the file.
+    """
     try:
         # Without "file:", what stands before a colon in a name would be taken for a protocol.
         place = io.BytesIO(source) if isinstance(source, bytes) else f"file:{source}"
@@ -39,6 +43,7 @@ def _opened(source: Path | bytes, name: str, number: int = 0) -> Iterator[tuple[
                 raise MediaError(f"{name}: expected a video stream, found none")
             stream = container.streams.video[number]
             check_size(name, stream.codec_context.height, stream.codec_context.width)
+            check_stream(name, stream)
             yield container, stream
     except MediaError:
         raise
@@ -94,19 +99,8 @@ def probe_video(source: Path | bytes, name: str, need_alpha: bool) -> tuple[int,
         num_frames = _count(container, stream)
         if not num_frames:
             raise MediaError(f"{name}: the video has no frames; write the file again or remove it")
-        _require_square(name, stream)
         fps = float(stream.average_rate or stream.guessed_rate or 24)
         return num_frames, fps, context.height, context.width
-
-
-def _require_square(name: str, stream: VideoStream) -> None:
-    """Refuse anamorphic video, whose pictures would come out squeezed."""
-    shape = stream.sample_aspect_ratio
-    if shape and abs(shape - 1) > SQUARE:
-        raise MediaError(
-            f"{name}: its pixels are {shape.numerator}:{shape.denominator} and not square; make them so: "
-            "ffmpeg -i IN -vf scale=iw*sar:ih,setsar=1 ... OUT"
-        )
 
 
 def _count(container: InputContainer, stream: VideoStream) -> int:
@@ -166,11 +160,7 @@ def _stream_frames(
                 raise _no_alpha(name, f"{stream.codec_context.name} {frame.format.name}")
             if frame.is_corrupt:
                 raise MediaError(f"{name}: frame {number} is damaged; write the file again or remove it")
-            if frame.rotation:
-                raise MediaError(
-                    f"{name}: its pictures are stored turned by {frame.rotation} degrees; write them upright, as "
-                    "FFmpeg does: ffmpeg -i IN ... OUT"
-                )
+            check_picture(name, frame)
             matrix = of_container if frame.colorspace == UNSAID else frame.colorspace
             # One thread: swscale's slice threads race now and then and damage rows, alpha above all.
             picture = frame.reformat(format=PIXEL_FORMATS[mode], src_colorspace=matrix, threads=1)
