@@ -51,6 +51,7 @@ class Options:
     temperature: Annotated[NonNegative, "of the model's choice of words"] = 0.2
     hint: Annotated[bool, "tell the model the caption that the clip came with"] = True
     limit: Annotated[Count | None, "stop after so many clips"] = None
+    removed: Annotated[bool, "ask about the clips that data_prep.curate removed, too"] = False
 
 
 def caption(options: Options) -> Counts:
@@ -62,9 +63,12 @@ def caption(options: Options) -> Counts:
     """
     fields_of(options)
     key = api_key(options.api_key_env)
-    source = FolderSource(options.root, "all")
+    source = FolderSource(options.root, "all", curated=not options.removed)
     for problem in source.problems:
         print(f"skipped: {problem}", file=sys.stderr)
+    if source.removed:
+        hint = "" if options.removed else "; removed=true asks about those of curation"
+        print(f"not asked about, as curation or a reviewer removed them: {source.removed}{hint}", file=sys.stderr)
     (options.root / FAILURES).unlink(missing_ok=True)
     return asyncio.run(_caption_all(options, source, key))
 

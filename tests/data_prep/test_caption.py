@@ -136,6 +136,23 @@ def test_labels_that_can_be_measured_are_not_asked_for(tmp_path: Path) -> None:
     assert read_annotations(root)["disc0"].value("speed") == "slow"
 
 
+def test_clips_that_were_removed_are_not_asked_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_clips(tmp_path / "clips", 4)
+    removed = [{"key": f"disc{number}", "keep": number == 0, "reasons": ["haze 1 > 0.01"]} for number in range(3)]
+    (root / "curation.jsonl").write_text("".join(json.dumps(verdict) + "\n" for verdict in removed))
+    said = [("disc2", "accepted"), ("disc3", "rejected")]
+    Journal(root).append([entry("anna", "person", key, "verdict", value) for key, value in said])
+    with misbehaving(lambda _: says(GOOD)) as (url, requests):
+        assert caption(options(root, url, fields="short_en")) == Counts(asked=2)
+        assert len(requests) == 2
+        assert {key for key, about in read_annotations(root).items() if about.value("short_en")} == {"disc0", "disc2"}
+        told = capsys.readouterr().err
+        assert "skipped: disc1: curation: haze 1 > 0.01" in told
+        assert "not asked about, as curation or a reviewer removed them: 2; removed=true" in told
+        assert caption(options(root, url, fields="short_en", removed=True)) == Counts(asked=1, cached=2)
+        assert "removed them: 1\n" in capsys.readouterr().err, "what a person rejected stays out"
+
+
 def test_unknown_fields_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="fields=short_fr: expected some of short_en, "):
         caption(options(make_clips(tmp_path / "clips", 1), "http://127.0.0.1:1/v1", fields="short_fr"))

@@ -59,6 +59,10 @@ class FolderSource:
             moved to the other split.
         keep_inverted: take alpha that looks inverted as it is, as for all that `records.jsonl` lists.
 
+    Attributes:
+        problems: what was left out, or is odd, each with its reason.
+        removed: how many usable clips were left out because curation or a reviewer removed them.
+
     Raises:
         DataError: no clip can be used, or the split is empty.
     """
@@ -90,10 +94,12 @@ class FolderSource:
         if not found:
             reasons = "\n  ".join(self.problems) or "it holds neither RGBA files nor folders of frames"
             raise DataError(f"{self.root}: no clip can be used:\n  {reasons}")
+        usable = len(found)
         if curated:
             found = self._curated(found)
         if annotated:
             found = self._annotated(found)
+        self.removed = usable - len(found)
         if not found:
             raise DataError(f"{self.root}: every clip is left out:\n  " + "\n  ".join(self.problems))
         chosen = [(clip, media) for clip, media in found if split in (clip.split, "all")]
