@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
+from av.video.reformatter import ColorTrc
 from file_readers import ffmpeg_pixels, needs_ffmpeg, probe, psnr
 from PIL import Image
 from sample_video import disc
@@ -151,6 +154,30 @@ def test_a_photograph_lies_as_the_telephone_was_held(tmp_path: Path) -> None:
     for found in (shown[0], first):
         assert np.abs(found[5, 10, :3] - [1, 0, 0]).max() < 0.1
         assert np.abs(found[35, 10, :3] - [0, 0, 1]).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("said", "tags", "options", "turned"),
+    [
+        ("its pictures are stored turned by 90 degrees", {}, {}, 90),
+        ("its pixels are 4:3 and not square", {"sample_aspect_ratio": Fraction(4, 3)}, {}, 0),
+        ("it is interlaced", {}, {"x264-params": "tff=1"}, 0),
+        (r"its colours are HDR \(HLG\)", {"color_trc": ColorTrc.ARIB_STD_B67}, {}, 0),
+    ],
+)
+def test_a_background_video_that_would_be_misread_is_refused(
+    tmp_path: Path, said: str, tags: dict[str, int | Fraction], options: dict[str, str], turned: int
+) -> None:
+    with av.open(str(tmp_path / "plate.mp4"), "w") as out:
+        stream = out.add_stream("libx264", rate=24, options=options)
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        for name, value in tags.items():
+            setattr(stream.codec_context, name, value)
+        if turned:
+            stream.set_display_rotation(turned)
+        out.mux([*stream.encode(av.VideoFrame(48, 32, "yuv420p")), *stream.encode(None)])
+    with pytest.raises(BackgroundError, match=rf"^background .*plate.mp4: {said}.*: ffmpeg -i IN"):
+        composite(np.zeros((1, 16, 16, 4), np.float32), str(tmp_path / "plate.mp4"))
 
 
 def test_a_background_video_plays_at_its_own_speed(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import av
 import numpy as np
 from PIL import Image, ImageOps
 
+from wan_alpha.data.errors import MediaError
+from wan_alpha.data.misread import check_picture, check_stream
 from wan_alpha.pipeline.pictures import UNREADABLE
 from wan_alpha.pipeline.pixels import Pixels
 from wan_alpha.rendering import COLOUR_NAMES, COLOURS, checkerboard
@@ -21,7 +23,7 @@ _NAMED: dict[str, tuple[int, int, int]] = {name: (r, g, b) for name, (r, g, b) i
 
 
 class BackgroundError(ValueError):
-    """The background is no colour, no picture and no video."""
+    """The background is no colour, no picture and no video, or a video that would be misread."""
 
 
 def composite(pixels: Pixels, background: str = "checkerboard", fps: float = 16.0) -> Pixels:
@@ -77,6 +79,8 @@ def _background(background: str, count: int, height: int, width: int, fps: float
             raise BackgroundError(f"background {background}: cannot be read as a picture ({error})") from error
     try:
         plates = [_cover(frame, height, width) for frame in itertools.islice(_moments(background, fps), count)]
+    except MediaError as error:
+        raise BackgroundError(f"background {error}") from error
     except (OSError, ValueError, IndexError) as error:
         raise BackgroundError(f"background {background}: cannot be decoded ({error})") from error
     if not plates:
@@ -88,11 +92,13 @@ def _moments(path: str, fps: float) -> Iterator[Image.Image]:
     """What a video shows at 0, 1/fps, 2/fps, ... seconds until it ends."""
     with av.open(path) as container:
         stream = container.streams.video[0]
+        check_stream(path, stream)
         beat = 1 / float(stream.average_rate or fps)
         shown: av.VideoFrame | None = None
         begin: float | None = None
         end, taken = 0.0, 0
         for number, frame in enumerate(container.decode(stream)):
+            check_picture(path, frame)
             time = number * beat if frame.time is None else frame.time
             begin = time if begin is None else begin
             end = time - begin + beat
