@@ -14,6 +14,8 @@ from av.video.stream import VideoStream
 
 from wan_alpha.data.errors import MediaError
 
+# FFmpeg's own VP8/VP9 decoders drop the alpha plane without a word; libvpx keeps it.
+ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 SQUARE = 0.01  # how far from 1 the shape of a pixel may be: encoders round it
 FIELD_ORDERS = {2: "tff", 3: "bff", 4: "tff", 5: "bff"}  # of FFmpeg's, the interlaced ones: TT, BB, TB, BT
 HDR = {ColorTrc.SMPTE2084: "PQ", ColorTrc.ARIB_STD_B67: "HLG"}
@@ -39,7 +41,7 @@ def check_stream(name: str, stream: VideoStream) -> None:
     shape = stream.sample_aspect_ratio
     if shape and abs(shape - 1) > SQUARE:
         faults.append((f"its pixels are {shape.numerator}:{shape.denominator} and not square", TO_SQUARE))
-    _refuse(name, faults)
+    _refuse(name, faults, ALPHA_DECODERS.get(context.name))
 
 
 def check_picture(name: str, picture: av.VideoFrame) -> None:
@@ -69,7 +71,8 @@ def _faults(deinterlace: str | None, curve: int, primaries: int) -> Iterator[tup
         yield f"its primaries are those of {WIDE[ColorPrimaries(primaries)]} and would come out pale", TO_BT709
 
 
-def _refuse(name: str, faults: list[tuple[str, str]]) -> None:
+def _refuse(name: str, faults: list[tuple[str, str]], decoder: str | None = None) -> None:
     if faults:
         problems, filters = zip(*faults, strict=True)
-        raise MediaError(f"{name}: {'; '.join(problems)}; mend it: ffmpeg -i IN -vf {','.join(filters)} ... OUT")
+        read = f"-c:v {decoder} -i IN" if decoder else "-i IN"
+        raise MediaError(f"{name}: {'; '.join(problems)}; mend it: ffmpeg {read} -vf {','.join(filters)} ... OUT")

@@ -16,12 +16,10 @@ from av.video.stream import VideoStream
 from wan_alpha.data.encode import ALPHA_TITLE
 from wan_alpha.data.errors import AlphaError, MediaError
 from wan_alpha.data.limits import check_size
-from wan_alpha.data.misread import check_picture, check_stream
+from wan_alpha.data.misread import ALPHA_DECODERS, check_picture, check_stream
 from wan_alpha.data.resize import Frames
 from wan_alpha.data.timing import Times
 
-# FFmpeg's own VP8/VP9 decoders drop the alpha plane without a word; libvpx keeps it.
-ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 PIXEL_FORMATS = {"RGBA": "rgba", "RGB": "rgb24", "L": "gray"}
 # A play list under a false name would make FFmpeg read other files, or ask other machines.
 CONTAINERS = {"format_whitelist": "mov,matroska,avi"}
@@ -154,7 +152,8 @@ def _stream_frames(
     wanted = set(positions)
     found = 0
     of_container = stream.codec_context.colorspace  # decoders write over it
-    for number, frame in _decode(container, stream, positions[0], in_order):
+    decoder = _decoder(stream, keep_alpha=mode == "RGBA")
+    for number, frame in _decode(container, stream, decoder, positions[0], in_order):
         if number in wanted:
             if mode == "RGBA" and not _has_alpha(frame.format):
                 raise _no_alpha(name, f"{stream.codec_context.name} {frame.format.name}")
@@ -174,10 +173,10 @@ def _stream_frames(
         )
 
 
-def _decoder(stream: VideoStream) -> VideoCodecContext:
-    """A decoder that keeps alpha and uses one thread."""
+def _decoder(stream: VideoStream, keep_alpha: bool) -> VideoCodecContext:
+    """A decoder with one thread; libvpx, which keeps alpha, takes VP9 of 8 bit alone."""
     context = stream.codec_context
-    if context.name in ALPHA_DECODERS:
+    if keep_alpha and context.name in ALPHA_DECODERS:
         replacement = av.Codec(ALPHA_DECODERS[context.name], "r").create("video")
         replacement.extradata = context.extradata
         context = replacement
@@ -186,14 +185,13 @@ def _decoder(stream: VideoStream) -> VideoCodecContext:
 
 
 def _decode(
-    container: InputContainer, stream: VideoStream, first: int, in_order: bool = False
+    container: InputContainer, stream: VideoStream, decoder: VideoCodecContext, first: int, in_order: bool
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """(number, frame) of a stream in order, from `first` or a little before it.
 
     Where packets come in the order of their pictures, decoding starts at the last key frame before `first`.  VP8 and
     VP9 are decoded from the start: their alpha plane is a stream with key frames of its own.
     """
-    decoder = _decoder(stream)
     can_skip = in_order or (not stream.codec_context.codec.reorder and stream.codec_context.name not in ALPHA_DECODERS)
     waiting: list[av.Packet] = []
     arrived = number = 0
