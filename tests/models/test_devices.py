@@ -12,7 +12,7 @@ from wan_alpha import AlphaVAE
 from wan_alpha.models.device import DeviceError, choose_device
 from wan_alpha.models.whole_clip import run_checkpointed, run_plain
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 GENERATOR = torch.Generator().manual_seed(0)
 RGB = torch.rand(1, 3, 9, 64, 64, generator=GENERATOR) * 2 - 1
 ALPHA = torch.rand(1, 1, 9, 64, 64, generator=GENERATOR)

@@ -20,11 +20,10 @@ from wan_alpha.models.dit_adapters import (
 from wan_alpha.models.dora import FastDoraLinear, is_plain
 
 pytest.importorskip("torchao", reason="the extra `quantise` is not installed")
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="diffusers has bitsandbytes for GPUs alone")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@pytest.mark.parametrize(("kind", "error"), [("fp8", 0.1), pytest.param("nf4", 0.3, marks=needs_gpu)])
+@pytest.mark.parametrize(("kind", "error"), [("fp8", 0.1), pytest.param("nf4", 0.3, marks=pytest.mark.gpu)])
 def test_dora_on_a_quantised_base(kind: Quantisation, error: float, tmp_path: Path) -> None:
     """The weights are in few bits, the velocity is near, and every adapter learns."""
     exact = random_dit(num_layers=1, text_dim=16).to(DEVICE)

@@ -12,7 +12,7 @@ from small_dit_base import write_complete_base
 from test_dit_runs import small
 from test_strategies import CALM, assert_same_run
 
-from wan_alpha.models.dit import CPP_COMPILERS
+from wan_alpha.models.device import CPP_COMPILERS
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from test_resume import SIGKILL, rows
 
 from wan_alpha.training import run
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+pytestmark = pytest.mark.gpu
 WATCHED = range(3, 7)  # of eight steps: the first ones build caches, the last one is a row
 
 
