@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from wan_alpha import AlphaVAE
-from wan_alpha.models.device import DeviceError, choose_device
+from wan_alpha.models.device import DeviceError, check_compiler, choose_device
 from wan_alpha.models.whole_clip import run_checkpointed, run_plain
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -43,6 +45,24 @@ def test_devices_are_named_and_must_be_there(monkeypatch: pytest.MonkeyPatch) ->
     assert [str(choose_device(name)) for name in ("auto", "cuda", "cuda:1")] == ["cuda", "cuda", "cuda:1"]
     with pytest.raises(DeviceError, match="device=cuda:2: 2 CUDA devices here"):
         choose_device("cuda:2")
+
+
+@pytest.mark.parametrize(("gpu", "compiler"), [(False, "g++"), (True, "gcc")])
+def test_what_compiling_lacks_is_told(
+    gpu: bool, compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU needs a compiler, too, and both need Python's headers."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr("wan_alpha.models.device.PYTHON_HEADER", tmp_path / "Python.h")
+    for name, value in (("PATH", tmp_path), ("CC", ""), ("CXX", "")):
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(DeviceError, match=rf"KEY=true needs a C.* \({re.escape(compiler)} or .* or set KEY=false"):
+        check_compiler("KEY")
+    (tmp_path / compiler).touch(mode=0o755)
+    with pytest.raises(DeviceError, match=r"KEY=true needs Python's headers \(.*Python.h\)"):
+        check_compiler("KEY")
+    (tmp_path / "Python.h").touch()
+    check_compiler("KEY")
 
 
 @pytest.mark.parametrize("device", DEVICES)

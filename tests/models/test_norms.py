@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from wan_alpha.models import norms
 from wan_alpha.models.alpha_vae import AdapterSpec, AlphaVAE
-from wan_alpha.models.device import CPP_COMPILERS, DeviceError, check_compiler
+from wan_alpha.models.device import missing_compiler
 from wan_alpha.models.norms import NormSilu, fuse_norms, norm_silu
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -23,15 +23,7 @@ def clip(channels: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(2, channels, 3, 4, 5, generator=GENERATOR, dtype=torch.float64).to(dtype)
 
 
-def can_compile() -> bool:
-    try:
-        check_compiler("this test")
-    except DeviceError:
-        return False
-    return True
-
-
-needs_compiler = pytest.mark.skipif(not can_compile(), reason=f"neither a GPU nor one of {CPP_COMPILERS}")
+needs_compiler = pytest.mark.skipif(bool(missing_compiler()), reason=f"torch compiles with {missing_compiler()}")
 
 
 def test_it_is_the_equation_and_diffusers_two_modules() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,12 @@ from small_dit_base import write_complete_base
 from test_dit_runs import small
 from test_strategies import CALM, assert_same_run
 
-from wan_alpha.models.device import CPP_COMPILERS
+from wan_alpha.models.device import missing_compiler
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-@pytest.mark.skipif(not any(map(shutil.which, CPP_COMPILERS)), reason="torch compiles here with g++ or clang++")
+@pytest.mark.skipif(bool(missing_compiler()), reason=f"torch compiles with {missing_compiler()}")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_compiled_and_checkpointed_blocks_on_two_ranks(strategy: str, clips: Path, tmp_path: Path) -> None:
     base = write_complete_base(tmp_path / "base", adapters=True)

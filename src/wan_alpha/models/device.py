@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 
+C_COMPILERS = ("gcc", "clang")
 CPP_COMPILERS = ("g++", "clang++")
+PYTHON_HEADER = Path(sysconfig.get_path("include")) / "Python.h"
 
 
 class DeviceError(RuntimeError):
@@ -31,14 +36,24 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def missing_compiler() -> str:
+    """What torch.compile needs and does not find, or nothing: for a GPU Triton builds its launchers in C, else C++."""
+    language, variable, names = ("C++", "CXX", CPP_COMPILERS)
+    if torch.cuda.is_available():
+        language, variable, names = ("C", "CC", C_COMPILERS)
+    if not any(shutil.which(name) for name in (os.environ.get(variable, ""), *names)):
+        return f"a {language} compiler ({' or '.join(names)})"
+    return "" if PYTHON_HEADER.exists() else f"Python's headers ({PYTHON_HEADER})"
+
+
 def check_compiler(option: str) -> None:
-    """torch compiles for a GPU with what it brings along, for a processor with a C++ compiler.
+    """Refuse the key `option`, which lets torch compile, where it cannot.
 
     Raises:
-        DeviceError: there is neither; `option` is the key that asks for it.
+        DeviceError: something is missing.
     """
-    if not torch.cuda.is_available() and not any(map(shutil.which, CPP_COMPILERS)):
+    if missing := missing_compiler():
         raise DeviceError(
-            f"{option}=true needs a CUDA GPU, or to try it on a processor a C++ compiler "
-            f"({' or '.join(CPP_COMPILERS)}); there is neither here: set it to false"
+            f"{option}=true needs {missing}, which is not here: install it (Debian: build-essential, python3-dev), "
+            f"or set {option}=false"
         )
