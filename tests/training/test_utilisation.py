@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from launch import compose, small, train
 from small_world import write_clips
 
-from wan_alpha.training import progress, run, utilisation
+from wan_alpha.models import norms
+from wan_alpha.training import build, progress, run, utilisation
 from wan_alpha.training.plan import plan_run
 
 
@@ -40,6 +42,26 @@ def test_a_known_device_gets_its_share_of_the_peak(
     shares = {int(row["step"]): float(row["train/mfu"]) for row in columns(tmp_path) if row.get("train/mfu")}
     assert set(shares) == {1, 2, 3, 4}
     assert all(0 < share < 1 for share in shares.values())
+
+
+def test_a_counted_step_leaves_norms_compiled(
+    wan22: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch never compiles again what it first meets under a mode that wants to see every operation."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(norms, "_compiled", torch.compile(norms.norm_silu, dynamic=True, backend=backend))
+    monkeypatch.setattr(build, "check_compiler", lambda option: None)
+    monkeypatch.setattr(utilisation, "device_peak", lambda device: 1e15)
+    options = ["trainer.fuse_norms=true", "trainer.activation_checkpointing=true", "trainer.val_every_n_steps=0"]
+    train(*small(wan22, clips, tmp_path, *options, "trainer.max_steps=2"))
+    assert graphs
+    assert float(columns(tmp_path)[-1]["train/mfu"]) > 0
 
 
 def test_batches_of_several_shapes_count_each_for_itself(

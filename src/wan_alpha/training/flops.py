@@ -31,6 +31,14 @@ class Flops(TorchDispatchMode):
         self.total = self.again = 0
         self.backward = False
 
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Let compiled functions run as they are: torch would never compile again what it meets under another mode.
+
+        Their operations are not seen, so nothing that is to be counted may be compiled.
+        """
+        return True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
