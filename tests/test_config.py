@@ -286,6 +286,16 @@ def test_a_later_key_at_its_neutral_value_is_no_part_of_a_run() -> None:
     assert run_id(other) != run_id(now)
 
 
+@pytest.mark.parametrize("stage", ["vae", "dit"])
+def test_runs_of_a_gpu_from_before_norms_were_fused_go_on(stage: str) -> None:
+    """The same equation, rounded otherwise; stage=dit has no such norms at all."""
+    now = checked(compose(f"stage={stage}", "trainer=gpu"))[1]
+    assert now["trainer"]["fuse_norms"]
+    before = now | {"trainer": {k: v for k, v in now["trainer"].items() if k != "fuse_norms"}}
+    assert not differing_keys(before, now)
+    assert run_id(before) == run_id(now)
+
+
 def test_keys_that_are_free_on_resume_exist() -> None:
     assert set(FREE) | set(PART_OF_THE_NAME) | set(LATER) <= set(valid_keys(RunConfig))
     assert is_free("logger.wandb.mode")

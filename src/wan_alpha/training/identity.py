@@ -8,10 +8,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-# Keys that may change when a run is continued: none of them changes what a step computes.  What batch_size, devices and
-# num_nodes make together, the global batch, may not change, nor may the data behind data.root or data.sources and their
-# weights, the weights of the base, what precision=auto stands for, or the steps for which the learning rate is laid
-# out: these are compared apart.
+# Keys that may change when a run is continued: none of them changes what a step computes, but for rounding.  What
+# batch_size, devices and num_nodes make together, the global batch, may not change, nor may the data behind data.root
+# or data.sources and their weights, the weights of the base, what precision=auto stands for, or the steps for which the
+# learning rate is laid out: these are compared apart.
 FREE = (
     "ckpt_path",
     "run_dir",
@@ -38,6 +38,7 @@ FREE = (
     "trainer.num_nodes",
     "trainer.strategy",
     "trainer.context_ranks",
+    "trainer.fuse_norms",
     "trainer.max_steps",
     "trainer.log_every_n_steps",
     "trainer.val_every_n_steps",
@@ -64,7 +65,6 @@ LATER: dict[str, Any] = {
     "data.only": [],
     "loss.weights.mse": 0.0,
     "data.global_batch": None,
-    "trainer.fuse_norms": False,
     "model.expert": "transformer",
     "model.timesteps.range": None,
 }
