@@ -56,12 +56,22 @@ def test_a_counted_step_leaves_norms_compiled(
 
     torch._dynamo.reset()
     monkeypatch.setattr(norms, "_compiled", torch.compile(norms.norm_silu, dynamic=True, backend=backend))
-    monkeypatch.setattr(build, "check_compiler", lambda option: None)
+    monkeypatch.setattr(build, "missing_compiler", lambda: "")
     monkeypatch.setattr(utilisation, "device_peak", lambda device: 1e15)
     options = ["trainer.fuse_norms=true", "trainer.activation_checkpointing=true", "trainer.val_every_n_steps=0"]
     train(*small(wan22, clips, tmp_path, *options, "trainer.max_steps=2"))
     assert graphs
     assert float(columns(tmp_path)[-1]["train/mfu"]) > 0
+
+
+def test_without_a_compiler_norms_stay_as_they_are(
+    wan22: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A GPU in a container without gcc: a warning, and a run."""
+    monkeypatch.setattr(build, "missing_compiler", lambda: "a C compiler (gcc or clang)")
+    module = build.build_module(compose(*small(wan22, clips, tmp_path, "trainer.fuse_norms=true"))[0])
+    assert not any(isinstance(part, norms.NormSilu) for part in module.modules())
+    assert "trainer.fuse_norms=true needs a C compiler (gcc or clang), which is not here" in caplog.text
 
 
 def test_batches_of_several_shapes_count_each_for_itself(
