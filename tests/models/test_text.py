@@ -25,10 +25,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_complete_base(tmp_path_factory.mktemp("complete"))
 
 
-def test_embeddings_are_those_of_the_pipeline(base: Path) -> None:
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_embeddings_are_those_of_the_pipeline(attention: str, base: Path) -> None:
     pipeline = WanPipeline.from_pretrained(base)
     expected, _ = pipeline.encode_prompt(PROMPTS, do_classifier_free_guidance=False, max_sequence_length=40)
     text = TextEncoder.from_pretrained(base)
+    text.encoder.set_attn_implementation(attention)
     with torch.no_grad():
         found = text(PROMPTS, pad_to=40)
     torch.testing.assert_close(found.embeddings, expected, atol=1e-6, rtol=1e-5)

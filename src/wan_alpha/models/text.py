@@ -73,8 +73,11 @@ class TextEncoder(nn.Module):
         lengths = mask.sum(1)
         device = next(self.encoder.parameters()).device
         ids, mask = send(ids, device), send(mask, device)
-        # Of a mask of keys alone transformers asks the device whether it masks anything.
-        pairs = mask.bool()[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
+        # Of a mask of keys alone transformers asks the device whether it masks anything.  Numbers to be added are
+        # understood by every kind of attention; `eager` would add True as 1.
+        dtype = next(self.encoder.parameters()).dtype
+        keys = (1 - mask.to(dtype)) * torch.finfo(dtype).min
+        pairs = keys[:, None, None, :].expand(-1, 1, mask.shape[1], -1)
         hidden = self.encoder(ids, pairs).last_hidden_state * mask[..., None]
         wanted = int(pad_to or min(ids.shape[1] + 1, self.max_tokens))
         padding = hidden.new_zeros(len(hidden), max(0, wanted - hidden.shape[1]), hidden.shape[2])
