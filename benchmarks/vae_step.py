@@ -29,6 +29,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity
 
 from wan_alpha.losses.alpha import AlphaVAELoss
 from wan_alpha.losses.edge import edge_loss
@@ -239,6 +240,15 @@ def measure(args: argparse.Namespace) -> dict:
     return {"ours": a, "straightforward": b, "ratios": ratios}
 
 
+def profile(step: Callable[[], Tensor], device: str) -> str:
+    """Which operations a step's time goes to, as torch's profiler has it."""
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
+    time_step(step, device)  # warms up
+    with torch.profiler.profile(activities=kinds) as found:
+        time_step(step, device)
+    return found.key_averages().table(f"self_{device}_time_total", row_limit=28, max_name_column_width=70)
+
+
 def time_step(step: Callable[[], Tensor], device: str) -> tuple[float, dict]:
     """Forward and backward: seconds, the loss, and on a GPU the peak."""
     synchronize = torch.cuda.synchronize if device == "cuda" else (lambda: None)
@@ -272,6 +282,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("ours", "straightforward"), help="print the peak of one form and stop")
     fusing = {"action": argparse.BooleanOptionalAction, "help": "as trainer.fuse_norms; by default on a GPU"}
     parser.add_argument("--fuse-norms", **fusing)
+    parser.add_argument("--profile", action="store_true", help="also write where a step of ours spends its time")
     args = parser.parse_args()
     if args.fuse_norms is None:
         args.fuse_norms = args.device == "cuda"
@@ -287,8 +298,10 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     unfused = "" if args.fuse_norms == (args.device == "cuda") else f"_{'' if args.fuse_norms else 'un'}fused"
     shape = f"w{args.width}_r{args.rank}_{args.batch}x{args.frames}x{args.size}"
-    name = f"vae_step_{args.form}_{shape}_{args.precision}{unfused}_{args.device}.json"
-    (RESULTS / name).write_text(json.dumps(report, indent=2) + "\n")
+    name = f"vae_step_{args.form}_{shape}_{args.precision}{unfused}_{args.device}"
+    (RESULTS / f"{name}.json").write_text(json.dumps(report, indent=2) + "\n")
+    if args.profile:
+        (RESULTS / f"{name}_profile.txt").write_text(profile(make_steps(args)["ours"][0], args.device))
     print(json.dumps(report["ratios"], indent=2))
     for key in ("ours", "straightforward"):
         row = report[key]
