@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,14 @@ from small_world import random_base, write_clips
 # A busy machine is no failure.
 settings.register_profile("here", deadline=None)
 settings.load_profile("here")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What torch compiled in an earlier run must not hide what it cannot compile now: each run of tests begins cold."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # workers share the directory of the process that starts them
+        compiled = tempfile.TemporaryDirectory(prefix="wan-alpha-compiled-", ignore_cleanup_errors=True)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = compiled.name
+        config.add_cleanup(compiled.cleanup)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

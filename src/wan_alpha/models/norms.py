@@ -47,6 +47,9 @@ class NormSilu(nn.Module):
 def fuse_norms(model: nn.Module) -> None:
     """Let all residual blocks of `model`, and what its encoders and decoders end with, use `NormSilu`."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+    # Within DDP, torch cuts what it compiles where gradients are sent; here no parameter lies within.  And on that way
+    # torch 2.11 compiles under the checkpoint's own mode, which ends in a TypeError.
+    torch._dynamo.config.optimize_ddp = False
     for block in list(model.modules()):
         for name in BEFORE_SILU.get(type(block), ()):
             setattr(block, name, NormSilu(getattr(block, name)))
