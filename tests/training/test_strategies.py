@@ -132,7 +132,7 @@ def test_two_ranks_divide_the_tokens_of_a_clip(clips: Path, tmp_path: Path) -> N
     base = write_complete_base(tmp_path / "base", adapters=True)
 
     def command(name: str, *more: str) -> list[str]:
-        steps = ["data.size=[32,32]", "trainer.max_steps=3", "trainer.log_every_n_steps=1", "data.val_clips=1"]
+        steps = ["data.size=[32,32]", "trainer.max_steps=3", "trainer.log_every_n_steps=1", "data.val_clips=2"]
         steps.append("trainer.gradient_clip_val=0")
         return small_dit(base, clips, tmp_path / name, *CALM, *steps, "trainer.val_every_n_steps=3", *more)
 

@@ -74,12 +74,15 @@ class BaseVAEModule(StageModule):
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """PSNR of each of the three pictures, clip by clip, at the latent's mean."""
-        for name, video in self.pictures(batch).items():
+        figures = []
+        for video in self.pictures(batch).values():
             z = latent_mean(self.vae, encode_features(self.vae, video))
             mse = (decode_clip(self.vae, z).float().clamp(-1, 1) - video).square().flatten(1).mean(1)
-            psnr = -10 * torch.log10(mse / 4).mean()
-            self.log(f"val/{name}/psnr", psnr, batch_size=len(video), sync_dist=True, prog_bar=True)
-        self.log("step", float(self.global_step), reduce_fx="max")
+            figures.append(-10 * torch.log10(mse / 4))
+        self.held_out.add(batch, torch.stack(figures, dim=1))
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_held_out([f"{name}/psnr" for name in ("alpha", "soft", "hard")])
 
     @property
     def base(self) -> AutoencoderKLWan:

@@ -245,11 +245,12 @@ class AlphaDiTModule(StageModule):
             self.given = list(batch["caption"]), condition
         at = [self.losses(z, noise, t.expand(len(z)), prompts, condition) for t in self._validation_t(z.device)]
         table = torch.stack(at, dim=1)
-        for t, column in zip(self.settings.validation_timesteps, table.unbind(1), strict=True):
-            self.log(f"val/loss_t{t:g}", column.mean(), batch_size=len(z), sync_dist=True)
-        self.log("val/loss", table.mean(), batch_size=len(z), sync_dist=True, prog_bar=True)
-        self.log("step", float(self.global_step), reduce_fx="max")
+        self.held_out.add(batch, table)
         return {"losses": table}
+
+    def on_validation_epoch_end(self) -> None:
+        names = [f"loss_t{t:g}" for t in self.settings.validation_timesteps]
+        self.log_held_out(names, mean_as="loss")
 
     def _validation_t(self, device: torch.device) -> Iterator[Tensor]:
         yield from torch.tensor(self.settings.validation_timesteps, device=device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wan_alpha.models.base import fingerprint
+from wan_alpha.stages.held_out import HeldOut
 from wan_alpha.stages.optim import Optimiser
 
 
@@ -41,6 +42,7 @@ class StageModule(pl.LightningModule, ABC):
     def __init__(self, optimiser: Optimiser) -> None:
         super().__init__()
         self.optimiser = optimiser
+        self.held_out = HeldOut()
         self._unlogged: list[dict[str, Tensor]] = []
 
     @property
@@ -107,6 +109,22 @@ class StageModule(pl.LightningModule, ABC):
         stacked = sum_over_ranks(stacked, self.trainer.world_size) / self.trainer.world_size
         self.log_dict({f"train/{name}": value for name, value in zip(names, stacked, strict=True)})
         self.log("step", torch.full((), self.global_step + 1.0, device=self.device))
+
+    def log_held_out(self, names: Sequence[str], mean_as: str | None = None) -> None:
+        """At the end of a validation: the means of what `held_out` was given, as `val/NAME`.
+
+        Args:
+            names: of its figures.
+            mean_as: also log the mean of the means, under this name.
+        """
+        means = self.held_out.means(self.trainer.world_size)
+        if means is None:
+            return
+        for name, value in zip(names, means, strict=True):
+            self.log(f"val/{name}", value.float(), prog_bar=mean_as is None)
+        if mean_as is not None:
+            self.log(f"val/{mean_as}", means.mean().float(), prog_bar=True)
+        self.log("step", float(self.global_step))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return self.optimiser(self.trainable().values())

@@ -81,16 +81,13 @@ class ClipDataModule(pl.LightningDataModule):
         config: the data part of a run's configuration.
         seed: of the order and of every sample's own random numbers.
         accumulate: batches per optimiser step.
-        divide_validation: every rank gets its share of the held-out clips (some of them twice, so that the shares are
-            equal), for those who bring the figures together; else every rank gets all.
     """
 
     start_method = "spawn"  # of workers: a fork would copy the threads' locks of CUDA and of the network
 
-    def __init__(self, config: DataConfig, seed: int, accumulate: int = 1, divide_validation: bool = False) -> None:
+    def __init__(self, config: DataConfig, seed: int, accumulate: int = 1) -> None:
         super().__init__()
         self.config, self.seed, self.accumulate = config, seed, accumulate
-        self.divide_validation = divide_validation
         self.train_source = open_source(config, "train")
         self.val_source = open_source(config, "val")
         self.order = sample_order(config, self.train_source, seed)
@@ -154,11 +151,14 @@ class ClipDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         dataset = self.dataset(self.val_source, augment=False)
         chosen = Subset(dataset, validation_clips(self.val_source, self.config.val_clips))
-        share: Sampler[int] | None = None
-        if self.divide_validation and self.trainer is not None and self.trainer.world_size > 1:
-            rank, ranks = self.trainer.global_rank, self.trainer.world_size
-            share = DistributedSampler(chosen, ranks, rank, shuffle=False)
+        share = validation_share(chosen, self.trainer)
         return self._loader(chosen, batch_size=self.config.val_batch_size, sampler=share)
+
+
+def validation_share(held_out: Any, trainer: Any) -> Sampler[int] | None:
+    """Of R ranks, rank r has the held-out clips r, r + R, ...; some have one twice, so that all have as many."""
+    rank, ranks = (0, 1) if trainer is None else data_share(trainer)
+    return None if ranks == 1 else DistributedSampler(held_out, ranks, rank, shuffle=False)
 
 
 def pins(trainer: Any) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -18,11 +21,13 @@ from wan_alpha.losses.shifted_noise import chosen_masks, noise_shift
 from wan_alpha.models.image_condition import GivenFrame
 from wan_alpha.models.sampling import sample_latents
 from wan_alpha.stages.dit import AlphaDiTModule
+from wan_alpha.stages.held_out import from_all_ranks
 from wan_alpha.training.config import CallbacksConfig, DataConfig, SamplesConfig
 from wan_alpha.training.provenance import write_json
-from wan_alpha.training.strategies import is_sharded
+from wan_alpha.training.strategies import data_share
 
 FPS = 8
+Made = TypeVar("Made")
 
 
 class GenerationValidation(Callback):
@@ -42,17 +47,18 @@ class GenerationValidation(Callback):
         assert isinstance(pl_module, AlphaDiTModule)
         if not self.config.panels or not self.samples.prompts:
             return
-        if not trainer.is_global_zero and not is_sharded(pl_module):  # sharded weights need every rank
-            return
+        loader: Any = trainer.val_dataloaders
+        share = share_of_samples(pl_module, self.samples, len(loader.dataset), *data_share(trainer))
         with trainer.precision_plugin.forward_context():  # a bf16 base takes no float32
-            rgb, alpha = generate(pl_module, self.samples, self.data)
-        rgb, alpha = rgb.float(), alpha.float()
-        tiles = [on_checkerboard(c, a, side=128) for c, a in zip(rgb, alpha, strict=True)]
+            rgb, alpha = generate(pl_module, self.samples, self.data, share)
+        tiles = [on_checkerboard(c, a, side=128) for c, a in zip(rgb.float(), alpha.float(), strict=True)]
+        made = dict(zip(share.numbers, zip(share.prompts, tiles, strict=True), strict=True))
+        all_made = of_first_ranks(from_all_ranks(made, trainer.world_size))
         if not trainer.is_global_zero:
             return
         title = f"step {trainer.global_step}: {self.samples.steps} steps, guidance {self.samples.guidance:g}"
-        prompts = given_prompts(pl_module, self.samples)[0]
-        self._write(trainer, gallery(tiles, prompts, title=title), prompts)
+        prompts, pictures = zip(*all_made, strict=True)
+        self._write(trainer, gallery(pictures, prompts, title=title), prompts)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -62,7 +68,7 @@ class GenerationValidation(Callback):
         shown = "  ".join(f"{k.removeprefix('val/')} {v:.4f}" for k, v in sorted(figures.items()))
         Console().print(f"held-out loss after {trainer.global_step} steps: {shown}", highlight=False)
 
-    def _write(self, trainer: pl.Trainer, pages: Frames, prompts: list[str]) -> None:
+    def _write(self, trainer: pl.Trainer, pages: Frames, prompts: Sequence[str]) -> None:
         stem = self.run_dir / "panels" / f"step-{trainer.global_step:08d}"
         stem.parent.mkdir(parents=True, exist_ok=True)
         frames = [Image.fromarray(page) for page in pages]
@@ -80,23 +86,44 @@ class GenerationValidation(Callback):
                 logger.experiment.log({"samples": video, "trainer/global_step": trainer.global_step})
 
 
-def given_prompts(module: AlphaDiTModule, samples: SamplesConfig) -> tuple[list[str], GivenFrame | None]:
-    """What is generated from: the configured prompts, for i2v the first held-out clips' captions and first frames."""
+@dataclass(frozen=True)
+class Share:
+    """The samples that a rank makes: their numbers, their prompts, for i2v their first frames."""
+
+    numbers: list[int]
+    prompts: list[str]
+    condition: GivenFrame | None = None
+
+
+def share_of_samples(
+    module: AlphaDiTModule, samples: SamplesConfig, held_out: int, rank: int = 0, ranks: int = 1
+) -> Share:
+    """Sample n is rank n % ranks's.  For i2v it is made from held-out clip n, which is that rank's, too.
+
+    A rank that would have none makes one of the others' again, for sharded weights need every rank; the first ranks'
+    count.
+    """
+    count = len(samples.prompts) if module.given is None else min(len(samples.prompts), held_out)
+    numbers = list(range(rank, count, ranks)) or [rank % count]
     if module.given is None:
-        return samples.prompts, None
-    count = min(len(samples.prompts), len(module.given[0]))
-    return module.given[0][:count], module.given[1].first(count)
+        return Share(numbers, [samples.prompts[n] for n in numbers])
+    captions, frames = module.given
+    numbers = numbers[: len(captions)]
+    return Share(numbers, captions[: len(numbers)], frames.first(len(numbers)))
+
+
+def of_first_ranks(made: list[dict[int, Made]]) -> list[Made]:
+    """The samples in order, each as the first rank that has it made it."""
+    every = {n: sample for of_rank in reversed(made) for n, sample in of_rank.items()}
+    return [every[n] for n in sorted(every)]
 
 
 @torch.no_grad()
-def generate(module: AlphaDiTModule, samples: SamplesConfig, data: DataConfig) -> tuple[Tensor, Tensor]:
-    """rgb (B, 3, T, H, W) and alpha (B, 1, T, H, W) of all prompts, sample n with seed `seed + n`."""
+def generate(module: AlphaDiTModule, samples: SamplesConfig, data: DataConfig, share: Share) -> tuple[Tensor, Tensor]:
+    """rgb (B, 3, T, H, W) and alpha (B, 1, T, H, W) of a share of the samples, sample n with seed `seed + n`."""
     shape = module.codec.latent_shape(data.num_frames, data.size[0], data.size[1])
-    prompts, condition = given_prompts(module, samples)
-    seeds = range(samples.seed, samples.seed + len(prompts))
+    seeds = [samples.seed + n for n in share.numbers]
     shift = noise_shift(chosen_masks(shape[1:])) if module.settings.noise == "shifted" else None
-    with module.sampling(prompts, condition) as model:
-        z = sample_latents(
-            model, module.scheduler, shape, list(seeds), samples.steps, samples.guidance, shift, module.device
-        )
+    with module.sampling(share.prompts, share.condition) as model:
+        z = sample_latents(model, module.scheduler, shape, seeds, samples.steps, samples.guidance, shift, module.device)
     return module.codec.decode(z)

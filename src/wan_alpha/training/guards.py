@@ -10,9 +10,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from pytorch_lightning.callbacks import Callback
 
+from wan_alpha.stages.held_out import from_all_ranks
 from wan_alpha.stages.stage import StageModule
 from wan_alpha.training.checkpoints import CheckpointError, last_checkpoint
 from wan_alpha.training.sharded import locals_of
@@ -98,9 +98,7 @@ class SameStart(Callback):
     """Refuse to train where ranks begin at different steps: each finds its checkpoint by itself."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        steps: list[Any] = [trainer.global_step] * trainer.world_size
-        if trainer.world_size > 1:
-            dist.all_gather_object(steps, trainer.global_step)
+        steps = from_all_ranks(trainer.global_step, trainer.world_size)
         if len(set(steps)) > 1:
             found = ", ".join(f"rank {rank} at {step}" for rank, step in enumerate(steps))
             raise CheckpointError(

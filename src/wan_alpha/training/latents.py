@@ -29,7 +29,7 @@ from wan_alpha.models.base import spatial_stride, temporal_stride
 from wan_alpha.models.codecs import AlphaCodec, Codec
 from wan_alpha.rendering import COLOUR_NAMES, COLOURS
 from wan_alpha.training.config import DataConfig
-from wan_alpha.training.data import ClipDataModule, pins
+from wan_alpha.training.data import ClipDataModule, pins, validation_share
 from wan_alpha.training.strategies import data_share
 
 _CAPTION_STREAM = 4  # keeps the words apart from a sample's other random numbers
@@ -212,4 +212,5 @@ class LatentDataModule(ClipDataModule):
 
     def val_dataloader(self) -> DataLoader:
         dataset = LatentDataset(self.bank("val"), self.seed, self.style, shuffle=False)
-        return DataLoader(dataset, batch_size=self.config.val_batch_size, collate_fn=collate_latents)
+        share = validation_share(dataset, self.trainer)
+        return DataLoader(dataset, batch_size=self.config.val_batch_size, sampler=share, collate_fn=collate_latents)

@@ -128,8 +128,7 @@ def build_data(config: RunConfig, module: StageModule) -> ClipDataModule | Store
         return build_stored_data(config, config.model, module)
     if isinstance(module, AlphaDiTModule) and isinstance(config.model, AlphaDiTConfig) and config.model.variants:
         return build_latent_data(config, config.model, module)
-    divide = config.stage == "vae"  # ReconstructionValidation brings the ranks' figures together
-    return ClipDataModule(config.data, config.seed, config.trainer.accumulate_grad_batches, divide)
+    return ClipDataModule(config.data, config.seed, config.trainer.accumulate_grad_batches)
 
 
 def find_checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:

@@ -13,7 +13,7 @@ from wan_alpha.data.order import GlobalOrderSampler
 from wan_alpha.data.rewording import TRANSPARENT, Rewording, vary_caption
 from wan_alpha.data.worker import init_worker
 from wan_alpha.training.config import DataConfig
-from wan_alpha.training.data import pins
+from wan_alpha.training.data import pins, validation_share
 from wan_alpha.training.strategies import data_share
 
 _CAPTION_STREAM = 4  # as for latents that are encoded in the run
@@ -101,4 +101,5 @@ class StoredLatentDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         count = min(self.config.val_clips or len(self.val_source), len(self.val_source))
         dataset: Any = Subset(self.dataset(self.val_source, shuffle=False), range(count))
-        return self._loader(dataset, batch_size=self.config.val_batch_size)
+        share = validation_share(dataset, self.trainer)
+        return self._loader(dataset, batch_size=self.config.val_batch_size, sampler=share)

@@ -13,8 +13,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
 from lightning_fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning_fabric.plugins.environments import TorchElasticEnvironment
 from lightning_fabric.utilities.optimizer import _optimizer_to_device
@@ -177,8 +175,3 @@ class ShardedStrategy(ModelParallelStrategy):
         if self.writer is not None:
             self.writer.close()
         super().teardown()
-
-
-def is_sharded(module: torch.nn.Module | pl.LightningModule) -> bool:
-    """Whether any weight is a slice: then all ranks must call it together."""
-    return any(isinstance(p, DTensor) for p in module.parameters())

@@ -19,6 +19,7 @@ from wan_alpha.evaluation.panels import Frames, panel, write_mp4, write_panels
 from wan_alpha.evaluation.tables import comparison_table, markdown_table
 from wan_alpha.models.rgba_vae import RgbaVAE
 from wan_alpha.rendering import alpha_to_rgb, hard_render, rgb_to_alpha
+from wan_alpha.stages.held_out import from_all_ranks
 from wan_alpha.training.config import CallbacksConfig
 from wan_alpha.training.provenance import write_json
 
@@ -114,11 +115,7 @@ class ReconstructionValidation(Callback):
 
 def share_figures(trainer: pl.Trainer, collected: list[RGBAMetrics]) -> None:
     """Give every rank the figures of all ranks' clips."""
-    if trainer.world_size == 1:
-        return
-    shares: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(shares, [metrics.per_clip for metrics in collected])
-    for share in shares:
+    for share in from_all_ranks([metrics.per_clip for metrics in collected], trainer.world_size):
         for metrics, per_clip in zip(collected, share, strict=True):
             metrics.merge(per_clip)
 
