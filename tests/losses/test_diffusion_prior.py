@@ -21,7 +21,7 @@ LOSS = AlphaVAELoss(weights={"perceptual": 0.0})
 
 
 def prior(ceiling: float = 2.0, z_dim: int = 4, **changes: Any) -> DiffusionPrior:
-    dit = random_dit(in_channels=z_dim, out_channels=z_dim, **changes)
+    dit = random_dit(in_channels=z_dim, out_channels=z_dim, **changes).requires_grad_(True)
     return DiffusionPrior(dit, torch.randn(1, 6, 10), 4, 8, z_dim, ceiling)
 
 
@@ -47,21 +47,38 @@ class Knows(nn.Module):
     def __init__(self, velocity: Tensor, error: float) -> None:
         super().__init__()
         self.config, self.velocity, self.error = {"in_channels": velocity.shape[1]}, velocity, error
+        self.asked: dict[str, Any] = {}
 
     def forward(self, **arguments: Any) -> tuple[Tensor]:
-        assert (arguments["timestep"] > 0).all()
-        assert (arguments["timestep"] < 1000).all()
+        self.asked = arguments
         return (self.velocity + self.error,)
 
 
-def test_value_by_hand() -> None:
-    z, noise = torch.randn(1, 4, 2, 1, 3), torch.randn(1, 4, 2, 1, 3)
+@pytest.mark.parametrize("frames", [1, 5])
+def test_value_by_hand(frames: int) -> None:
+    z, noise = torch.randn(2, 1, 4, (frames + 3) // 4, 1, 3)
     for error, wanted in ((0.5, (0.25 - 0.25) / 3), (3.0, (9.0 - 2.0) / 3)):  # the push stops at 2, the pull does not
         made = DiffusionPrior(Knows(noise - z, error), torch.zeros(1, 6, 10), 4, 8, 4)
-        loss, means = made(z, alpha_of(True, True, True), torch.tensor([0.0]), noise)
+        loss, means = made(z, alpha_of(True, True, True)[:, :, :frames], torch.tensor([0.0]), noise)
         assert loss.item() == pytest.approx(wanted, abs=1e-5)
         assert means["prior/opaque"].item() == pytest.approx(error**2, abs=1e-4)
         assert means["prior/transparent"].item() == pytest.approx(error**2, abs=1e-4)
+
+
+def test_noise_levels_are_shifted_and_keep_off_the_ends() -> None:
+    u = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    inside = torch.tensor([0.001, 0.5, 0.999], dtype=torch.float64)
+    torch.testing.assert_close(prior().noise_level(u), 5 * inside / (1 + 4 * inside), rtol=1e-12, atol=0)
+
+
+def test_the_transformer_sees_the_noisy_latent_its_level_and_the_empty_prompt() -> None:
+    z, noise = torch.randn(2, 2, 4, 2, 1, 3)
+    knows, prompt = Knows(noise - z, 0.0), torch.randn(1, 6, 10)
+    DiffusionPrior(knows, prompt, 4, 8, 4).error(z, noise, torch.tensor([0.25, 0.9]))
+    noisy = torch.stack([0.25 * noise[0] + 0.75 * z[0], 0.9 * noise[1] + 0.1 * z[1]])
+    torch.testing.assert_close(knows.asked["hidden_states"], noisy)
+    torch.testing.assert_close(knows.asked["timestep"], torch.tensor([250.0, 900.0]))
+    assert torch.equal(knows.asked["encoder_hidden_states"], prompt.repeat(2, 1, 1))
 
 
 @pytest.mark.parametrize(("opaque", "transparent", "sign"), [(True, False, -1), (False, True, 1)])

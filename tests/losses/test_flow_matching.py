@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -119,3 +120,13 @@ def test_draws_belong_to_the_sample_not_to_the_batch() -> None:
     many = draw(0, torch.arange(200), (4, 1, 4, 4))
     assert many.noise.std().item() == pytest.approx(1, abs=0.03)
     assert many.u.mean().item() == pytest.approx(0.5, abs=0.07)
+    assert all(x.dtype == torch.float32 for x in many)
+    # whether a caption is dropped tells nothing of the noise level
+    assert torch.corrcoef(torch.stack([many.u, many.drop]))[0, 1].abs() < 0.2
+
+
+def test_a_run_that_is_repeated_draws_the_same() -> None:
+    u, drop, noise = draw(3, torch.tensor([11]), (1, 1, 1, 2))
+    rng = np.random.default_rng((3, 11, 3))  # seed, sample, stream
+    assert torch.equal(torch.cat([u, drop]), torch.from_numpy(rng.random(2)).float())
+    assert torch.equal(noise.flatten(), torch.from_numpy(rng.standard_normal(2, dtype=np.float32)))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wan_alpha.losses.flow_matching import interpolate, velocity
 from wan_alpha.losses.timesteps import NUM_TRAIN_TIMESTEPS, shift_timesteps
 from wan_alpha.models.transfer import send
 
@@ -109,12 +110,11 @@ class DiffusionPrior(nn.Module):
 
     def error(self, z: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """||v̂ - v||² of every cell, a mean over channels, (B, 1, T', h, w) in float32."""
-        at = t.view(-1, 1, 1, 1, 1).to(z)
         noise = send(noise, z.device).to(z.dtype)
         predicted = self.transformer(
-            hidden_states=(at * noise + (1 - at) * z).to(self.empty_prompt.dtype),
+            hidden_states=interpolate(z, noise, t).to(self.empty_prompt.dtype),
             timestep=t * NUM_TRAIN_TIMESTEPS,
             encoder_hidden_states=self.empty_prompt.expand(len(z), -1, -1),
             return_dict=False,
         )[0]
-        return (predicted.float() - (noise - z).float()).square().mean(1, keepdim=True)
+        return (predicted.float() - velocity(z, noise).float()).square().mean(1, keepdim=True)
