@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wan_alpha.data.order import GlobalOrderSampler, locate, sample_order
+from wan_alpha.data import dataset, order
+from wan_alpha.data.order import GlobalOrderSampler, locate, mix_round, sample_order
+from wan_alpha.losses import draws
 
 SEEDS = st.integers(0, 2**31)
 
@@ -29,6 +31,13 @@ def test_epochs_and_seeds_differ() -> None:
 def test_the_order_is_pinned() -> None:
     """A change of this order would change every run that is continued."""
     assert sample_order(8, 0, 0).tolist() == [4, 1, 5, 3, 6, 7, 2, 0]
+    assert [part.tolist() for part in mix_round((3, 5), 0, 0)] == [[1, 1, 0, 1, 1, 0, 1, 0], [0, 1, 0, 2, 3, 1, 4, 2]]
+
+
+def test_no_two_kinds_of_random_numbers_share_a_stream() -> None:
+    """numpy takes (seed, n, 0) for (seed, n), so 0 is taken, too."""
+    streams = [order._ORDER_STREAM, order._MIX_STREAM, dataset._STILL_STREAM, dataset._CAPTION_STREAM, draws._STREAM, 0]
+    assert len(set(streams)) == len(streams)
 
 
 @given(start=st.integers(0, 500), batch=st.sampled_from([1, 2, 3]), world=st.sampled_from([1, 2, 4]))

@@ -86,6 +86,25 @@ def test_shape_and_angle_are_carried_over_while_they_change_little() -> None:
     assert fresh.angle == pytest.approx(0.6, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("long", "short", "angle", "carried"),
+    [
+        (20.0 * 1.07, 8.0, 0.02, True),
+        (20.0 * 1.15, 8.0, 0.02, False),
+        (20.0, 8.0 * 1.15, 0.02, False),
+        (20.0, 8.0, 0.15, True),  # 8.6 degrees
+        (20.0, 8.0, math.pi - 0.15, True),  # the same axis
+        (20.0, 8.0, 0.22, False),  # 12.6 degrees
+        (8.2, 8.0, 0.9, True),  # round: no angle to compare
+    ],
+)
+def test_a_tenth_and_ten_degrees_are_little(long: float, short: float, angle: float, carried: bool) -> None:
+    drawn = Ellipse(31.0, 30.0, min(long, 20.0), 8.0, 0.0)
+    found = fit_ellipse(filled(drawn), Ellipse(30.0, 30.0, long, short, angle))
+    assert found is not None
+    assert (found.angle == angle) is carried
+
+
 def test_one_cell_is_an_ellipse_too() -> None:
     cells = torch.zeros(8, 8, dtype=torch.float64)
     cells[3, 5] = 0.1
@@ -95,8 +114,10 @@ def test_one_cell_is_an_ellipse_too() -> None:
 
 
 def test_the_user_s_ellipse_lies_where_it_is_wanted() -> None:
-    g = chosen_masks((2, 9, 15), size=0.5, y=0.5, x=0.3)
+    g = chosen_masks((2, 9, 15), size=0.5, y=0.25, x=0.7)
     assert g.shape == (1, 2, 9, 15)
-    assert torch.equal(g[:, 0], g[:, 1])
-    assert divmod(int(g[0, 0].argmax()), 15) == (4, 4)
-    assert g[0, 0, 4, 8] > g[0, 0, 8, 4]  # wider than tall, as the picture is
+    wanted = Ellipse(0.25 * 9 - 0.5, 0.7 * 15 - 0.5, 15 / 4, 9 / 4, 0.0).gaussian(9, 15)
+    torch.testing.assert_close(g, wanted.expand(1, 2, 9, 15))
+    tall = chosen_masks((1, 15, 9), size=0.5, y=0.7, x=0.25)  # the long axis points down
+    torch.testing.assert_close(tall[0, 0], wanted.T)
+    assert torch.equal(chosen_masks((1, 9, 15)), chosen_masks((1, 9, 15), size=0.7, y=0.5, x=0.5))

@@ -27,7 +27,7 @@ from wan_alpha.rendering import COLOURS
 Stills = Literal["smooth", "integer", "static"]
 
 # Streams of their own, apart from the samples' other random numbers: integer windows, captions.
-_STILL_STREAM, _CAPTION_STREAM = 2, 4  # 1 and 3: `wan_alpha.data.order`
+_STILL_STREAM, _CAPTION_STREAM = 2, 4  # 1 and 5: `data.order`, 3: `losses.draws`
 
 MAX_REPLACEMENTS = 16
 """After so many unreadable clips in a row the data set counts as lost."""

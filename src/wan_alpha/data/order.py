@@ -19,7 +19,7 @@ Integers = npt.NDArray[np.int64]
 
 # Keep the streams of the order and of the mixture apart from the streams (seed, n) of the samples' own random numbers.
 _ORDER_STREAM = 1
-_MIX_STREAM = 3
+_MIX_STREAM = 5
 MIX_ROUND = 1000
 """Sample numbers of one round of a mixture; shares are exact to its reciprocal."""
 

@@ -73,8 +73,8 @@ def fit_ellipse(cells: Tensor, previous: Ellipse | None = None) -> Ellipse | Non
     if mass <= 0:
         return None
     height, width = cells.shape
-    y = torch.arange(height, dtype=torch.float64)[:, None].expand(height, width)
-    x = torch.arange(width, dtype=torch.float64)[None].expand(height, width)
+    y = torch.arange(height, dtype=torch.float64)[:, None]
+    x = torch.arange(width, dtype=torch.float64)[None]
     cy, cx = (float((cells * c).sum() / mass) for c in (y, x))
     dy, dx = y - cy, x - cx
     xx, xy, yy = (float((cells * p).sum() / mass) for p in (dx * dx, dx * dy, dy * dy))

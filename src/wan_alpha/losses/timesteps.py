@@ -33,7 +33,7 @@ def logit_normal(u: Tensor, mean: float, std: float) -> Tensor:
     return torch.sigmoid(mean + std * torch.special.ndtri(u))
 
 
-def bell_weight(t: Tensor, shift: float = 1.0) -> Tensor:
+def bell_weight(t: Tensor, shift: float) -> Tensor:
     """The authors' weight exp(-2 (t - 1/2)²) - its least value, scaled to mean 1 over the 1000 shifted steps."""
     grid = shift_timesteps(torch.arange(NUM_TRAIN_TIMESTEPS, 0, -1, dtype=torch.float64) / NUM_TRAIN_TIMESTEPS, shift)
     over_grid = torch.exp(-2 * (grid - 0.5).square())
