@@ -118,6 +118,8 @@ def test_checkerboard_alternates_from_a_light_corner_and_cuts_the_last_cells():
     assert board.shape == (3, 5, 7)
     assert board[1].tolist() == expected
     assert torch.equal(board[0], board[2])
+    assert checkerboard(1, 1, cell=1).tolist() == [[[1]]] * 3
+    torch.testing.assert_close(checkerboard(9, 9)[0, ::8, ::8], torch.tensor([[1, 0.6], [0.6, 1]]))
 
 
 def test_cell_means_take_the_first_frame_alone():
@@ -130,6 +132,8 @@ def test_cell_means_take_the_first_frame_alone():
 def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match=r"expected alpha of shape \(1, 1, 2, 4, 5\).*got \(1, 3, 2, 4, 5\)"):
         soft_render(flat(RED), flat(RED), GREEN)
+    with pytest.raises(ValueError, match=r"expected alpha of shape \(1, 1, 2, 4, 5\).*got \(1, 3, 2, 4, 5\)"):
+        hard_render(flat(RED), flat(RED), GREEN)
     with pytest.raises(ValueError, match=r"expected rgb of shape \(B, 3, T, H, W\), got \(1, 1, 2, 4, 5\)"):
         soft_render(opacity(1.0), opacity(1.0), GREEN)
     with pytest.raises(ValueError, match=r"colour of shape \(3,\) or \(2, 3\) for a batch of 2, got \(1, 3\)"):

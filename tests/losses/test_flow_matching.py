@@ -59,6 +59,8 @@ def test_logit_normal_has_the_density_it_is_named_for() -> None:
     assert logits.mean().item() == pytest.approx(0.5, abs=1e-2)
     assert logits.std().item() == pytest.approx(0.8, abs=1e-2)
     assert Timesteps("uniform").sample(u).mean().item() == pytest.approx(0.5, abs=1e-3)
+    median, upper = Timesteps("logit_normal").sample(torch.tensor([0.5, 0.8413447])).tolist()  # one σ above
+    assert (median, upper) == pytest.approx((0.5, 1 / (1 + math.exp(-1))))
 
 
 @pytest.mark.parametrize("kind", ["uniform", "logit_normal"])
@@ -91,7 +93,9 @@ def test_noise_levels_outside_are_refused(bad: float) -> None:
         check_timesteps(torch.tensor([0.5, bad]))
 
 
-@pytest.mark.parametrize("wrong", [{"shift": 0.0}, {"shift": -1.0}, {"std": 0.0}, {"mean": math.inf}])
+@pytest.mark.parametrize(
+    "wrong", [{"shift": 0.0}, {"shift": -1.0}, {"std": 0.0}, {"std": math.inf}, {"mean": math.inf}]
+)
 def test_settings_that_give_no_noise_levels_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(TimestepError, match="positive and finite"):
         Timesteps("logit_normal", **wrong)  # type: ignore[arg-type]
@@ -109,6 +113,7 @@ def test_the_bell_weight_is_the_authors(shift: float) -> None:
     by_hand = (by_hand - by_hand.min()) * 1000 / (by_hand - by_hand.min()).sum()
     torch.testing.assert_close(weight, by_hand)
     assert Timesteps(shift=shift, weighting="bell").weight(torch.tensor([0.5])).item() > 1
+    assert Timesteps(shift=shift).weight(torch.tensor([0.1, 0.5])).tolist() == [1, 1]
 
 
 def test_draws_belong_to_the_sample_not_to_the_batch() -> None:

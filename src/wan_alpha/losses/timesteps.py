@@ -73,17 +73,15 @@ class Timesteps:
         low, high = self.range
         if not 0 <= low < high <= 1:
             raise TimestepError(f"range={[low, high]}: expected two noise levels with 0 <= low < high <= 1")
-        if not (self.shift > 0 and self.std > 0 and math.isfinite(self.shift * self.std * (1 + abs(self.mean)))):
+        if not (self.shift > 0 and self.std > 0 and all(map(math.isfinite, (self.shift, self.std, self.mean)))):
             raise TimestepError(f"shift and std must be positive and finite, got shift={self.shift}, std={self.std}")
 
     def sample(self, u: Tensor) -> Tensor:
         """Uniform draws (B,) in [0, 1) -> t (B,) in (0, 1)."""
         tiny = 1e-5  # the ends are no noise levels: nothing is learned from pure data
-        u = u.double().clamp(tiny, 1 - tiny)
         low, high = self.range
-        if (low, high) != (0, 1):
-            first, last = self._share_below(low), self._share_below(high)
-            u = first + u * (last - first)
+        first, last = self._share_below(low), self._share_below(high)
+        u = first + u.double() * (last - first)
         t = u if self.kind == "uniform" else logit_normal(u, self.mean, self.std)
         return shift_timesteps(t, self.shift).clamp(max(low, tiny), min(high, 1 - tiny)).float()
 
