@@ -74,6 +74,7 @@ BUCKETS = [Bucket(t, size) for t in (1, 17, 33) for size in ((32, 32), (32, 64),
         (32, 480, 832, Bucket(17, (64, 128))),  # not long enough for 33
         (16, 512, 500, Bucket(1, (32, 32))),  # too short for 17
         (17, 40, 90, Bucket(17, (32, 64))),  # too small for 64x128
+        (17, 64, 100, Bucket(17, (32, 64))),  # high enough, but not as wide
         (17, 8, 16, Bucket(17, (32, 64))),  # smaller than all: the smallest
         (1, 512, 512, Bucket(33, (32, 32))),  # a still becomes as long as one likes
         (99, 900, 300, Bucket(33, (32, 32))),  # tall: the least wide

@@ -13,7 +13,7 @@ from rgba_media import disc, write_frames
 from wan_alpha.data.errors import AlphaError, DataError
 from wan_alpha.data.folders import FolderSource
 from wan_alpha.data.media import write_ffv1
-from wan_alpha.data.premultiplied import looks_premultiplied, straighten
+from wan_alpha.data.premultiplied import FEWEST, looks_premultiplied, straighten
 from wan_alpha.data.resize import Frames
 from wan_alpha.data.shards import ShardSource
 
@@ -74,6 +74,22 @@ def test_made_straight_within_rounding() -> None:
     np.testing.assert_array_equal(straight[..., 3], clip[..., 3])
     with pytest.raises(AlphaError, match=r"clip: colour exceeds alpha in \d+% of the soft pixels.*premultiplied=no"):
         straighten(clip, "clip")
+
+
+def test_made_straight_by_definition() -> None:
+    """colour · 255 / alpha, rounded, at most 255; black where nothing is; few soft pixels are no proof of anything."""
+    alpha = np.arange(256)
+    frames = np.stack([alpha // 2, alpha, np.full(256, 9), alpha], axis=-1)[None, None].astype(np.uint8)
+    found = straighten(frames, "ramp")[0, 0].astype(float)
+    assert not found[0].any()
+    np.testing.assert_array_equal(found[1:, 0], np.floor(alpha[1:] // 2 * 255 / alpha[1:] + 0.5))
+    assert (found[1:, 1] == 255).all()
+    np.testing.assert_array_equal(found[1:, 2], np.minimum(np.floor(9 * 255 / alpha[1:] + 0.5), 255))
+    few = np.full((1, 1, FEWEST - 1, 4), 200, np.uint8)
+    few[..., 3] = 100  # colour exceeds alpha
+    assert (straighten(few, "few")[..., :3] == 255).all()
+    with pytest.raises(AlphaError, match="100% of the soft pixels"):
+        straighten(np.concatenate([few, few[:, :, :1]], axis=2), "enough")
 
 
 def test_a_folder_asks_takes_or_converts(tmp_path: Path) -> None:

@@ -81,6 +81,19 @@ def test_the_whole_picture_agrees_with_plain_resizing():
     torch.testing.assert_close(ours[3].sum(), plain[3].sum(), rtol=2e-3, atol=0)
 
 
+@pytest.mark.parametrize("size", [(36, 24), (12, 8)], ids=["full detail", "reduced"])
+def test_every_pixel_shows_what_lies_there(size):
+    """Linear colour survives averaging and interpolation exactly, so it says where each pixel was cut."""
+    picture = np.full((70, 118, 4), 255, np.uint8)  # no multiples of what they are reduced by
+    picture[..., 0], picture[..., 1] = 3 * np.arange(70)[:, None], 2 * np.arange(118)
+    box = np.array([[12.5, 30.25, 48.0, 32.0]])
+    seen = slide(picture, box, size)[0] * 255
+    down, across = (box[0, k] + (np.arange(size[k]) + 0.5) * box[0, 2 + k] / size[k] - 0.5 for k in (0, 1))
+    np.testing.assert_allclose(seen[0], np.repeat(3 * down[:, None], size[1], 1), atol=0.05)
+    np.testing.assert_allclose(seen[1], np.repeat(2 * across[None], size[0], 0), atol=0.05)
+    assert (seen[3] == 255).all()
+
+
 @settings(max_examples=50)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 17))
 def test_the_authors_form_cuts_whole_pixels_in_a_straight_line(seed, count):
@@ -93,6 +106,24 @@ def test_the_authors_form_cuts_whole_pixels_in_a_straight_line(seed, count):
     assert (steps == steps[:1]).all()
     for frame, (top, left) in zip(frames, corners, strict=True):
         np.testing.assert_array_equal(frame, picture[top : top + 16, left : left + 24])
+
+
+def test_the_authors_form_leads_away_from_the_quadrant_in_three_directions_at_every_speed():
+    picture = np.zeros((40, 56, 4), np.uint8)
+    picture[..., 0], picture[..., 1] = np.mgrid[:40, :56]
+    moves, fastest = set(), 0
+    for seed in range(300):
+        frames = integer_windows(np.random.default_rng(seed), picture, 5, (16, 24))
+        (top, left), (down, right) = (
+            frames[0, 0, 0, :2].astype(int),
+            np.diff(frames[:2, 0, 0, :2].astype(int), axis=0)[0],
+        )
+        assert down * (1 if top <= 12 else -1) >= 0
+        assert right * (1 if left <= 16 else -1) >= 0
+        moves.add((bool(down), bool(right)))
+        fastest = max(fastest, abs(down), abs(right))
+    assert moves == {(False, False), (True, False), (False, True), (True, True)}
+    assert fastest == 32 // 4  # all the room, in four steps
 
 
 def test_the_authors_form_says_when_a_still_is_too_small():

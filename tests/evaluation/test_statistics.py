@@ -13,8 +13,8 @@ def test_the_interval_of_a_mean_is_about_two_standard_errors():
     found = estimate(values)
     assert found.mean == pytest.approx(values.mean())
     error = values.std(ddof=1) / 20
-    assert found.low == pytest.approx(found.mean - 1.96 * error, abs=0.25 * error)
-    assert found.high == pytest.approx(found.mean + 1.96 * error, abs=0.25 * error)
+    assert found.low == pytest.approx(found.mean - 1.96 * error, abs=0.15 * error)
+    assert found.high == pytest.approx(found.mean + 1.96 * error, abs=0.15 * error)
     assert estimate(values) == found  # the same draws every time
 
 
@@ -45,3 +45,17 @@ def test_categories_count_the_same_whatever_their_size():
     assert found.mean == 2
     assert (found.low, found.high) == (2, 2)
     assert found.count == 6
+
+
+def test_the_interval_over_categories_is_that_of_the_mean_of_their_means():
+    rng = np.random.default_rng(0)
+    small, large = rng.normal(0, 1, 25), rng.normal(10, 4, 400)
+    found = over_categories([list(small), list(large), []])
+    error = math.sqrt(small.var() / 25 + large.var() / 400) / 2
+    assert found.mean == pytest.approx((small.mean() + large.mean()) / 2)
+    assert found.low == pytest.approx(found.mean - 1.96 * error, abs=0.15 * error)
+    assert found.high == pytest.approx(found.mean + 1.96 * error, abs=0.15 * error)
+    assert over_categories([list(small), list(large)]) == found  # the same draws every time
+    alone = over_categories([[1.0], [4.0]])
+    assert alone.mean == 2.5
+    assert math.isnan(alone.low)

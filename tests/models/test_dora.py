@@ -129,12 +129,26 @@ def test_autocast_and_checkpointing_give_the_same_gradients() -> None:
         if checkpointing:
             dit.enable_gradient_checkpointing()
         with torch.autocast("cpu", torch.bfloat16):
-            dit.train()(**dit_inputs(dit), return_dict=False)[0].float().square().sum().backward()
+            loss = dit.train()(**dit_inputs(dit), return_dict=False)[0].float().square().sum()
+        loss.backward()  # outside, as training does
         grads.append([p.grad for p in trained.values()])
     for plain, checkpointed in zip(*grads, strict=True):
         assert plain is not None
         assert plain.dtype == torch.float32
         torch.testing.assert_close(plain, checkpointed, rtol=0, atol=0)
+
+
+def test_under_autocast_a_layer_takes_float32_as_pefts_does() -> None:
+    results = []
+    for fast in (True, False):
+        model, x = layer(fast, torch.float32), torch.linspace(-1, 1, 7 * 24).view(7, 24).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = model(x)
+        y.float().square().sum().backward()
+        results.append([y, x.grad, *(p.grad for name, p in sorted(model.named_parameters()) if "lora_" in name)])
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert (ours - theirs).norm() < 0.02 * theirs.norm()
 
 
 def test_new_base_weights_are_noticed() -> None:
