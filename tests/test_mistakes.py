@@ -50,6 +50,11 @@ def compose(*overrides: str) -> DictConfig:
         ("model.kind=foo", "model.kind='foo': input tag 'foo' .* 'alpha_vae', 'base_vae'"),
         ("+model.lorra=1", "model.lorra: no such key, .* Did you mean model.lora?"),
         ("+loss.weights.l2=1", "loss.weights.l2: no such key, .* Did you mean loss.weights.l1?"),
+        ("+data.height=64", r"data.height: no such key, [^?]*\. data has batch_size, "),
+        ("+trainer.clip=1", r"trainer.clip: no such key, .* Did you mean trainer.gradient_clip_val\? trainer has "),
+        ("+loss.weights.contrast=1", r"loss.weights.contrast: no such key, [^?]*\. loss.weights has "),
+        ("+model.lr=1", "model.lr: no such key, .* Did you mean optim.lr?"),
+        ("+loss.size=1", "loss.size: no such key, .* Did you mean data.size?"),
         ("+trainer.max_step=1", "trainer.max_step: no such key, .* Did you mean trainer.max_steps?"),
         (
             "+optim.learning_rate=1",
@@ -84,6 +89,20 @@ def command_line(*arguments: str, config: Path | None = None) -> str:
 def test_a_mistyped_key_on_the_command_line(tmp_path: Path) -> None:
     said = command_line("optim.lrr=1", f"run_dir={tmp_path}")
     assert said == "error optim.lrr: no such key, on the command line. Did you mean optim.lr?"
+
+
+@pytest.mark.parametrize(
+    ("choice", "there"), [("stage=foo", "stage=foo: no such choice; there are base, dit, vae"),
+                          ("experiment=none", "experiment=none: no such choice; there are ablation_dit, ")],
+)  # fmt: skip
+def test_a_choice_that_there_is_not(choice: str, there: str) -> None:
+    assert command_line(choice).startswith(f"error {there}")
+
+
+def test_a_key_that_must_be_given() -> None:
+    command = [sys.executable, str(ROOT / "evaluate.py")]
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert finished.stderr.strip() == "error out has no value: give it on the command line, out=..."
 
 
 def test_a_value_that_hydra_does_not_understand_is_named(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
@@ -179,15 +179,20 @@ def valid_keys(schema: type, prefix: str = "") -> Iterator[str]:
 
 
 def _nearest(key: str, schema: type) -> str:
+    """A hint at what was meant: a key beside it or elsewhere that is written nearly so, or that has this word in it."""
     known = sorted(set(valid_keys(schema)))
-    leaves = {k.rsplit(".", 1)[-1]: k for k in known}
-    matches = difflib.get_close_matches(key, known, n=1, cutoff=0.7)
-    matches = matches or [leaves[leaf] for leaf in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, n=1)]
-    if matches:
-        return f" Did you mean {matches[0]}?"
-    parent = key.rpartition(".")[0]
-    beside = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
-    return f" {parent or 'The configuration'} has {', '.join(beside)}." if beside else " See conf/ for all keys."
+    parent, _, word = key.rpartition(".")
+    beside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
+    elsewhere = {k.rpartition(".")[2]: k for k in known}
+    tries = [(word, elsewhere, 1.0), (word, beside, 0.75 if len(word) > 2 else 0.5), (word, elsewhere, 0.85)]
+    if not beside:  # its mistake is further left
+        tries.insert(0, (key, {k: k for k in known}, 0.7))
+    for text, names, cutoff in tries:
+        if found := difflib.get_close_matches(text, names, n=1, cutoff=cutoff):
+            return f" Did you mean {names[found[0]]}?"
+    longer = [f" Did you mean {k}?" for name, k in (beside | elsewhere).items() if word in name.split("_")][:1]
+    rest = f" {parent or 'The configuration'} has {', '.join(beside)}." if beside else " See conf/ for all keys."
+    return "".join(longer) + rest
 
 
 def run_command(
@@ -236,9 +241,14 @@ def _composition_sentence(error: Exception, schema: type) -> str:
             "quotes or # in it stands between quotes of its own: \"KEY='VALUE'\""
         )
     text = f"{error}\n{error.__cause__ or ''}"
+    absent = re.search(r"Could not (?:find|load) 'hydra/(?:launcher|sweeper)/", text)
+    if isinstance(error, MissingConfigException) and error.options and not absent:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={name}: no such choice; there are {', '.join(error.options)}"
+    if unset := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{unset[1]} has no value: give it on the command line, {unset[1]}=..."
     found = re.search(r"Could not override '([^']+)'", text)
     if found is None:
-        absent = re.search(r"Could not (?:find|load) 'hydra/(?:launcher|sweeper)/", text)
         return f"{error}{MORE_LAUNCHERS if absent else ''}"
     key = found.group(1)
     return f"{key}: no such key, on the command line.{_nearest(key, schema)}"

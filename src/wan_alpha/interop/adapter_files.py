@@ -77,9 +77,9 @@ def _inside(place: Path) -> AdapterFiles:
     dit = next((folder / name for folder in folders for name in DIT_FILES if (folder / name).is_file()), None)
     distill = next((folder / DISTILL_FILE for folder in folders if (folder / DISTILL_FILE).is_file()), None)
     if vae is None and dit is None:
-        exists = "holds neither" if place.exists() else "does not exist; expected"
+        found, either = ("holds neither", "nor") if place.exists() else ("does not exist; expected", "or")
         raise AdapterError(
-            f"adapters: {place} {exists} {DESCRIPTION} (stage vae) nor {' or '.join(DIT_FILES)} (stage dit), there "
+            f"adapters: {place} {found} {DESCRIPTION} (stage vae) {either} {' or '.join(DIT_FILES)} (stage dit), there "
             "or in adapters/; give an exported adapter directory, a run directory, or `tiny`"
         )
     return _of_its_expert(AdapterFiles(vae or _vae_of_run(place), dit, distill))
