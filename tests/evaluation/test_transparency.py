@@ -88,6 +88,22 @@ def test_edge_agreement_falls_when_alpha_is_shifted_or_cut_too_wide():
     assert edge_agreement(whole, wide) < right - 0.2
 
 
+@pytest.mark.parametrize(("columns", "deep"), [(60, 10), (9, 5)], ids=["wide", "nothing deeper than two rims"])
+def test_edge_agreement_compares_slopes_in_the_rim_with_those_farther_inside(columns, deep):
+    depth = columns - np.arange(100.0)  # of each column of a band that ends in the picture
+    slope = np.select([depth <= 0, depth <= 4, depth <= 8, depth <= 15], [0.0, 0.05, 0.04, 0.02], 0.0)
+    row = np.cumsum(slope)
+    colours = np.zeros((1, 64, 100, 3))
+    colours[..., 1] = 3 * row  # the mean over channels is that of the row, and no channel sees another
+    alpha = np.broadcast_to((depth > 0).astype(float), (1, 64, 100))
+    edges = np.gradient(np.pad(ndimage.gaussian_filter1d(row, 1.0, mode="mirror"), 1, "edge"))[1:-1]
+    rim, inside = edges[(depth > 0) & (depth <= 5)].mean(), edges[depth > deep].mean()
+    found = edge_agreement(colours, alpha)
+    assert found == pytest.approx(1 - (rim - inside) / (rim + inside + 0.01), abs=2e-3)
+    assert edge_agreement(colours[..., ::-1], alpha) == edge_agreement(np.roll(colours, 1, -1), alpha) == found
+    assert math.isnan(edge_agreement(colours, np.ones_like(alpha)))
+
+
 def test_edge_agreement_ignores_colours_that_cannot_be_seen():
     colours, alpha = disc()
     noise = np.random.default_rng(0).random(colours.shape)

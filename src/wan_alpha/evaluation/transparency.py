@@ -105,7 +105,11 @@ def edge_agreement(colours: Colours, alpha: Alpha) -> float:
         depth = cv2.distanceTransform(np.pad(visible, 1, mode="edge").astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
         nearest = ndimage.distance_transform_edt(~visible, return_distances=False, return_indices=True)
         filled = cv2.GaussianBlur(rgb[nearest[0], nearest[1]].astype(np.float32), (0, 0), 1.0)
-        edges = np.hypot(ndimage.sobel(filled, 0), ndimage.sobel(filled, 1)).mean(-1) / 8
+        across, down = (  # of each channel by itself
+            cv2.Sobel(filled, cv2.CV_32F, *order, scale=1 / 8, borderType=cv2.BORDER_REFLECT)
+            for order in ((1, 0), (0, 1))
+        )
+        edges = np.hypot(across, down).mean(-1)
         band, inside = visible & (depth <= reach), visible & (depth > 2 * reach)
         if not inside.any():
             inside = visible & (depth > reach)
