@@ -5,9 +5,9 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from wan_alpha.command import plain_texts, run_command
+from wan_alpha.command import run_command
 from wan_alpha.training.config import RunConfig
-from wan_alpha.training.entry import INTERRUPTED, checked
+from wan_alpha.training.entry import INTERRUPTED, checked, plain_arguments
 from wan_alpha.training.objective import objective
 
 
@@ -26,5 +26,5 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = plain_texts(sys.argv[1:], "data.root", "data.cache_dir")
+    sys.argv[1:] = plain_arguments(sys.argv[1:])
     run_command(main, RunConfig, INTERRUPTED)

@@ -81,19 +81,20 @@ async def _caption_all(options: Options, source: FolderSource, key: str | None) 
     with Progress(*columns, console=Console(stderr=True)) as progress:
         progress.add_task("caption", total=total)
         run = Captioner(options, source, endpoint, Journal(options.root), progress, curated_measures(options.root))
+        ended: Exception | None = None  # raised below: from an except* before Python 3.11.4, it would come in a group
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(options.concurrency):
                     group.create_task(_work(run, clips))
         except* EndpointError as errors:
             first = errors.exceptions[0]
-            raise DataError(
-                f"{first}\n{run.counts.asked} questions were answered before; the same command continues"
-            ) from None
+            ended = DataError(f"{first}\n{run.counts.asked} questions were answered before; the same command continues")
         except* OSError as errors:  # a full disk, say: one of the workers speaks for all
-            raise errors.exceptions[0] from None
+            ended = ended or errors.exceptions[0]
         finally:
             await endpoint.close()
+    if ended:
+        raise ended
     return run.counts
 
 

@@ -23,6 +23,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from wan_alpha.encoding import refused_encoding
+
 Options = typing.TypeVar("Options")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
@@ -35,6 +37,8 @@ def parse(schema: type[Options], arguments: list[str], program: str) -> Options:
         SystemExit: help was asked for (code 0), or an argument is not understood (the message says why and what
             was probably meant).
     """
+    if refused := refused_encoding():
+        raise SystemExit(f"{program}: {refused}")
     types, helps = _keys(schema)
     if {"--help", "-h", "help"} & set(arguments):
         print(describe(schema, program))

@@ -320,7 +320,8 @@ def ask_on_terminal(keys: list[str]) -> str:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return ""
     console = Console(stderr=True)
-    console.print(f"{len(keys)} clips look premultiplied: {', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}")
+    listed = f"{', '.join(keys[:8])}{', ...' if len(keys) > 8 else ''}"
+    console.print(f"{len(keys)} clips look premultiplied: {listed}", markup=False)
     question = "Make their colours straight? yes, no (they are as they should be), or skip (leave them out)"
     answer = Prompt.ask(question, choices=["yes", "no", "skip"], default="skip", console=console)
     return "" if answer == "skip" else answer

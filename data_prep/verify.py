@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -271,7 +272,7 @@ def main(arguments: list[str]) -> None:
     options = parse(Options, arguments, "python -m data_prep.verify")
     with told():
         found = verify(options)
-    table = Table("what", "found", title=str(options.root), title_justify="left")
+    table = Table("what", "found", title=escape(str(options.root)), title_justify="left")
     for what, value in (
         ("samples", f"{found.samples} {dict(found.by_split)}"),
         ("frames decoded", str(found.frames)),

@@ -13,10 +13,10 @@ from typing import Any
 import hydra
 import pytest
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from wan_alpha.command import ConfigError, plain_texts
-from wan_alpha.training.entry import checked
+from wan_alpha.training.entry import checked, plain_arguments
 from wan_alpha.training.identity import register_resolver
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,11 +76,24 @@ def test_paths_may_hold_any_signs() -> None:
     assert plain_texts(["-m", "data.root=A,B"], "data.root") == ["-m", "data.root=A,B"]
 
 
-def command_line(*arguments: str, config: Path | None = None) -> str:
+@pytest.mark.parametrize("key", ["run_dir", "ckpt_path", "base.path", "model.init_from", "loss.perceptual.weights"])
+def test_paths_of_a_run_may_hold_any_signs(key: str) -> None:
+    path = "/home/ü/Läufe, neu (2) [a]/it's = $x #1"
+    (argument,) = plain_arguments([f"{key}={path}"])
+    assert OmegaConf.select(compose(argument), key) == path
+
+
+def test_a_run_directory_is_put_together_from_other_keys() -> None:
+    (argument,) = plain_arguments(["run_dir=runs/${stage}-${seed}"])
+    assert compose(argument, "seed=7").run_dir == "runs/vae-7"
+
+
+def command_line(*arguments: str, config: Path | None = None, **environment: str) -> str:
     """What `python train.py ARGUMENTS` says when it refuses to run."""
     path = [] if config is None else ["--config-path", str(config)]
     command = [sys.executable, str(ROOT / "train.py"), *path, *arguments]
-    finished = subprocess.run(command, capture_output=True, text=True, cwd=config or ROOT, timeout=120)
+    said: dict[str, Any] = {"capture_output": True, "encoding": "utf-8", "env": {**os.environ, **environment}}
+    finished = subprocess.run(command, cwd=config or ROOT, timeout=120, **said)
     assert finished.returncode == 1
     assert "Traceback" not in finished.stderr
     return " ".join(finished.stderr.split())
@@ -106,8 +119,15 @@ def test_a_key_that_must_be_given() -> None:
 
 
 def test_a_value_that_hydra_does_not_understand_is_named(tmp_path: Path) -> None:
-    said = command_line(f"run_dir={tmp_path}/a (b)")
-    assert re.search(r"^error run_dir=.*/a \(b\): not understood .*; a value with brackets, .* quotes of its own", said)
+    said = command_line("logger.wandb.project=a (b)", f"run_dir={tmp_path}")
+    assert re.search(r"^error logger.*=a \(b\): not understood .*; a value with brackets, .* quotes of its own", said)
+
+
+def test_a_locale_that_would_misread_texts_is_refused(tmp_path: Path) -> None:
+    posix = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    said = command_line("debug=fast", f"run_dir={tmp_path}", **posix)
+    assert said.startswith("error the locale makes Python read and write files as ANSI_X3.4-1968, but all texts")
+    assert "set PYTHONUTF8=1, or a locale of UTF-8 such as LC_ALL=C.UTF-8, and run the same command again" in said
 
 
 def test_a_wrong_value_on_the_command_line_names_it_as_its_origin(tmp_path: Path) -> None:
@@ -160,6 +180,9 @@ def test_who_has_seen_enough_of_the_output_sees_no_traceback() -> None:
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "generate.py", "--help"]
-    finished = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=120)
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    finished = subprocess.run(
+        command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=120, env=buffered
+    )
     os.close(write)
     assert (finished.stderr, finished.returncode) == ("", 1)

@@ -45,7 +45,7 @@ def print_report(outcome: Outcome, sheet: Path) -> None:
     if outcome.measured:
         rate = 60 * outcome.measured / outcome.seconds
         console.print(f"measured {outcome.measured} clips, {rate:.0f} per minute", highlight=False)
-    console.print(f"look through them: {sheet}", highlight=False, soft_wrap=True)
+    console.print(f"look through them: {sheet}", markup=False, highlight=False, soft_wrap=True)
 
 
 def summary(items: Sequence[Item], verdicts: Sequence[Verdict], pairs: Sequence[Pair]) -> str:

@@ -16,6 +16,7 @@ from data_prep.review.desk import FILTERS, Desk
 from data_prep.review.sprites import sprite
 from wan_alpha.data.captions import LABELS
 from wan_alpha.data.errors import DataError
+from wan_alpha.demo.uploads import keep_files_apart
 
 HERE = Path(__file__).parent
 TEXTS = {
@@ -73,6 +74,7 @@ class Page:
 
     def __init__(self, desk: Desk, who: str) -> None:
         self.desk = desk
+        keep_files_apart()
         with gr.Blocks(title=f"Review of {desk.source.root.name}", analytics_enabled=False, fill_width=True) as blocks:
             self.blocks = blocks
             self._lay_out(who)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import io
 import os
 import re
 import sys
@@ -25,12 +26,15 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+from wan_alpha.encoding import refused_encoding
+
 Schema = TypeVar("Schema")
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 LOADERS = (
     "Most often the machine has run out of memory: take a smaller data.num_workers or data.batch_size, and in a "
     "container give it more shared memory (/dev/shm). Then run the same command again"
 )
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 MORE_LAUNCHERS = "\nSlurm's launcher and Optuna come with: pip install 'wan-alpha[sweeps]'"
 
@@ -207,7 +211,11 @@ def run_command(
         schema: names the valid keys for whoever mistyped one.
         interrupted: what to tell whoever pressed Ctrl-C.
     """
+    if refused := refused_encoding():
+        _fail(refused)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print and exit by itself, without our sentence
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a reader that is gone is noticed at once, not when Python ends
     try:
         main()
     except KeyboardInterrupt:
@@ -224,6 +232,8 @@ def run_command(
             _fail(said_by(error), getattr(error, "exit_code", 1))
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             _fail(f"{error}; free some space and run the same command again")
+        if isinstance(error, OSError) and error.errno in NO_ACCESS:
+            _fail(f"{error}; give files that you may read and a place where you may write (run_dir=..., out=...)")
         if str(error).startswith("DataLoader worker (pid"):
             _fail(f"a loader process is gone: {str(error).strip()} {LOADERS}")
         raise
@@ -238,7 +248,7 @@ def _composition_sentence(error: Exception, schema: type) -> str:
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override}: not understood ({error.message.splitlines()[0]}); a value with brackets, commas, "
-            "quotes or # in it stands between quotes of its own: \"KEY='VALUE'\""
+            "quotes, # or letters like ü in it stands between quotes of its own: \"KEY='VALUE'\""
         )
     text = f"{error}\n{error.__cause__ or ''}"
     absent = re.search(r"Could not (?:find|load) 'hydra/(?:launcher|sweeper)/", text)

@@ -27,7 +27,7 @@ from data_prep.curate import curate
 from data_prep.curation.applied import write_verdicts
 from data_prep.curation.config import CurateConfig, LabelsConfig, Limits, Thresholds
 from data_prep.curation.decide import decide
-from data_prep.curation.report import REMOVED, _histogram, rule_table
+from data_prep.curation.report import REMOVED, _histogram, print_report, rule_table
 from data_prep.curation.table import read_measures, write_table
 from data_prep.curation.verdicts import Rule
 from data_prep.journal import Journal
@@ -76,7 +76,9 @@ def test_what_each_rule_removes_by_hand(six: Path, tmp_path: Path, capsys: pytes
         Rule("no near-duplicate across the split", 0, 0, 2),
     ]
     assert rule_table(outcome.rules, 6).row_count == 6
+    print_report(outcome, Path("six [b]") / "sheet.html")
     said = capsys.readouterr().out
+    assert "look through them: six [b]/sheet.html" in said
     assert "kept 2 of 6 clips: 1 train, 1 val" in said
     assert "1 within the set" in said
 

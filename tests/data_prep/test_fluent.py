@@ -47,7 +47,8 @@ def test_packages_and_unpacked_trees_give_the_same(packages: Path, tmp_path: Pat
     packed = list(clips(packages))
     for package in packages.iterdir():
         with tarfile.open(package) as tar:
-            tar.extractall(tmp_path / package.stem, filter="data")
+            for member in tar.getmembers():
+                tar.extract(member, tmp_path / package.stem)
     assert sorted(packed, key=lambda clip: clip.key) == sorted(clips(tmp_path), key=lambda clip: clip.key)
     assert [clip.key for clip in packed] == [
         "1f99c-parrot",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -24,6 +27,14 @@ class Options:
     share: Annotated[Share, "a share"] = 0.1
     deep: Annotated[bool, "all of it"] = False
     workers: Annotated[Natural, "processes"] = 2
+
+
+def test_a_locale_that_would_misread_texts_is_refused() -> None:
+    posix = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", "from data_prep.cli import parse; parse(object, [], 'prog')"]
+    ended = subprocess.run(command, env={**os.environ, **posix}, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("prog: the locale makes Python read and write files as ANSI_X3.4-1968, but all")
 
 
 def run(*arguments: str) -> Options:

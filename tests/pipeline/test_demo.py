@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -152,6 +153,19 @@ def served(studio: Studio) -> Iterator[str]:
         yield url
     finally:
         page.close()
+
+
+def test_another_user_who_had_a_page_first_is_in_nobodys_way(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = pytest.importorskip("wan_alpha.demo.page")
+    (tmp_path / "gradio").touch()  # where Gradio would make its folder
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    built = page.build(studio, (5, 32, 32), 2, 1.0, "a small model")
+    folder = Path(built.GRADIO_CACHE)
+    (folder / "a picture").touch()
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_command_serves_this_machine_only_with_a_bounded_queue(

@@ -25,6 +25,7 @@ from wan_alpha.command import run_command
 from wan_alpha.data.errors import DataError, StoreError
 from wan_alpha.data.folders import FolderSource
 from wan_alpha.data.order import locate
+from wan_alpha.models.assets import asset
 from wan_alpha.models.base import BaseError
 from wan_alpha.stages.vae import AlphaVAEModule
 from wan_alpha.training.checkpoints import AtomicCheckpointIO, CheckpointError, last_checkpoint, read_header
@@ -81,6 +82,17 @@ def test_a_full_disk_is_a_sentence_wherever_it_is_met(capsys: pytest.CaptureFixt
     assert told(draw, capsys).endswith(
         "No space left on device: 'panels/step-4.png'; free some space and run the same command again"
     )
+
+
+def test_a_place_where_nobody_may_write_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def make() -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "runs")
+
+    assert "Permission denied: 'runs'; give files that you may read and a place where you may" in told(make, capsys)
+
+
+def test_what_is_not_shipped_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(lambda: asset("tiny-one"), capsys).startswith("error asset 'tiny-one'")
 
 
 def told(command: Callable[[], Any], capsys: pytest.CaptureFixture[str]) -> str:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from small_world import write_clips
 
 from wan_alpha.training.checkpoints import CheckpointError
+from wan_alpha.training.entry import plain_arguments
 from wan_alpha.training.metrics_csv import SPEED
 from wan_alpha.training.preemption import TRY_AGAIN
 
@@ -152,10 +153,16 @@ def test_killed_during_a_validation_continues_too(wan22: Path, clips: Path, tmp_
     assert [row["train/loss"] for row in rows(tmp_path)] == [row["train/loss"] for row in rows(reference)]
 
 
-def test_a_finished_run_stays_as_it_is(wan22: Path, clips: Path, tmp_path: Path, reference: Path) -> None:
-    shutil.copytree(reference, tmp_path / "copy")
-    train(*small(wan22, clips, tmp_path / "copy"))
-    assert_same_result(tmp_path / "copy", reference)
+def test_a_finished_run_stays_as_it_is(
+    wan22: Path, clips: Path, tmp_path: Path, reference: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / f"[red] {'and a name as long as a line ' * 4}"
+    shutil.copytree(reference, copy)
+    train(*plain_arguments(small(wan22, clips, copy)))
+    assert_same_result(copy, reference)
+    said = capsys.readouterr().out
+    assert f"continuing {copy}/checkpoints/" in said
+    assert f"before: {copy} (ckpt_path=null" in said
 
 
 def test_a_finished_run_can_be_made_longer(wan22: Path, clips: Path, tmp_path: Path, reference: Path) -> None:

@@ -15,6 +15,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.progress import track
 
 from wan_alpha.data.errors import DataError, MediaError
@@ -65,7 +66,7 @@ class ShardSource:
         index = _index(manifest, self.store)
         lost = 0
         waiting = isinstance(self.store, RemoteStore) and index is None
-        for shard in track(self._shards.values(), f"fetching {root}", disable=not waiting):
+        for shard in track(self._shards.values(), escape(f"fetching {root}"), disable=not waiting):
             lost += self._open_shard(shard, None if index is None else index.get(shard.name, []), split, verify)
         if lost > max_corrupt_share * (lost + len(self.clips)) or not self.clips:
             raise DataError(

@@ -15,6 +15,7 @@ import gradio as gr
 import torch
 
 from wan_alpha.demo.studio import FIELDS, Entry, RequestError, Studio
+from wan_alpha.demo.uploads import keep_files_apart
 from wan_alpha.pipeline.composite import PICTURES, parse_colour
 from wan_alpha.pipeline.video import FORMATS
 
@@ -46,6 +47,7 @@ def build(studio: Studio, sizes: tuple[int, int, int], steps: int, guidance: flo
         steps, guidance: to begin with.
         title: which model this is.
     """
+    keep_files_apart()
     with gr.Blocks(title="wan-alpha", analytics_enabled=False, fill_width=True) as page:
         gr.Markdown(f"## wan-alpha: video with transparency\n{title}")
         with gr.Row():

@@ -43,7 +43,8 @@ def run_comparison(first: Path, second: Path, out: Path, seed: int, fail_on_wors
     console.print(Markdown(page))
     worse = [f"{c.system} {c.name}" for c in changes if c.verdict == "worse"]
     better = sum(c.verdict == "better" for c in changes)
-    console.print(f"{len(worse)} worse, {better} better, of {len(changes)} figures: {out / 'comparison.md'}")
+    counted = f"{len(worse)} worse, {better} better, of {len(changes)} figures: {out / 'comparison.md'}"
+    console.print(counted, markup=False, soft_wrap=True)
     if worse and fail_on_worse:
         raise RegressionError(f"worse beyond noise: {', '.join(worse)}")
     return changes

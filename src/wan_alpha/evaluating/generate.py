@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wan_alpha.data.errors import MediaError
@@ -75,7 +76,7 @@ def generation(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None:
     if config.report.ab and len(systems) > 1:
         counted = [p for p in common if p.id in set(summary.clips)]
         write_study(out, systems, counted, shape, convert, config.report.height, config.seed)
-    Console().print(f"[green]done[/green]: {out}")
+    Console().print(f"[green]done[/green]: {escape(str(out))}", soft_wrap=True)
 
 
 def pieces(config: EvaluateConfig) -> list[Piece]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.data import DataLoader, Subset
 
@@ -74,7 +75,7 @@ def reconstruct(config: EvaluateConfig, tree: dict[str, Any], out: Path) -> None
     write_results(out, summary, scores)
     draw(codecs, scores, dataset, ids, config, out, device)
     publish(out, summary, scores, config, f"Reconstruction of {config.data.root}", pieces(config, source))
-    console.print(f"[green]done[/green]: {out}")
+    console.print(f"[green]done[/green]: {escape(str(out))}", soft_wrap=True)
 
 
 def pieces(config: EvaluateConfig, source: ClipSource) -> list[Piece]:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from wan_alpha.command import ConfigError, validated
+from wan_alpha.command import ConfigError, plain_texts, validated
 from wan_alpha.training.config import AlphaDiTConfig, RunConfig
 from wan_alpha.training.identity import register_resolver
 
 register_resolver()  # here, not in train.py: jobs of a sweep in processes of their own import this module, not that
 
 INTERRUPTED = "the same command continues from the last checkpoint"
+TEXTS = ("data.root", "data.cache_dir", "run_dir", "ckpt_path", "base.path", "model.vae_adapters", "model.init_from",
+         "loss.perceptual.weights", "loss.prior.base", "logger.wandb.name", "note")  # fmt: skip
+"""Paths and names; Hydra knows no letters beyond ASCII, spaces, commas and brackets in them."""
+
+
+def plain_arguments(arguments: Sequence[str]) -> list[str]:
+    """Arguments with the values of TEXTS quoted for Hydra; a run_dir that is put together from other keys stays."""
+    composed = any(argument.startswith("run_dir=") and "${" in argument for argument in arguments)
+    return plain_texts(arguments, *(key for key in TEXTS if not (composed and key == "run_dir")))
 
 
 def checked(cfg: DictConfig) -> tuple[RunConfig, dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.markup import escape
 
 from wan_alpha.command import validated
 from wan_alpha.training.checkpoints import CHECKPOINT_DIR, AtomicCheckpointIO, CheckpointError, read_header
@@ -67,7 +68,8 @@ def verify(run: str | Path, steps: int = 0, tolerance: float = 1e-4) -> bool:
         first, until = _step(start), _step(target)
         last = min(first + steps, until) if steps else until
         header = read_header(target)
-        CONSOLE.print(f"verify: steps {first + 1} to {last} of {run}, from {start.name if start else 'the start'}")
+        which = f"steps {first + 1} to {last} of {run}, from {start.name if start else 'the start'}"
+        CONSOLE.print(f"verify: {which}", markup=False, soft_wrap=True)
         copy = Path(folder) / "run"
         replay(json.loads((run / "config.json").read_text()), header, copy, start, last)
         found = list(compare(run, copy, target if last == until else None, first, last))
@@ -79,7 +81,7 @@ def verify(run: str | Path, steps: int = 0, tolerance: float = 1e-4) -> bool:
     for difference in found:
         word = "equal" if difference.size == 0 else f"differs by {difference.size:.1e}"
         mark = "[green]ok[/green]  " if difference.size <= tolerance else "[red]BAD[/red] "
-        CONSOLE.print(f"{mark}{difference.what}: {word}")
+        CONSOLE.print(f"{mark}{escape(difference.what)}: {word}")
     bad = sum(not difference.size <= tolerance for difference in found)
     CONSOLE.print(f"{len(found) - bad} of {len(found)} are the same within {tolerance:g}")
     return bad == 0

@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.markup import escape
 
 from wan_alpha.command import ConfigError
 from wan_alpha.data.captions import hash_captions
@@ -97,7 +98,7 @@ def train(config: RunConfig, tree: dict[str, Any]) -> None:
         raise KeyboardInterrupt from None
     finally:
         finish_wandb(trainer.loggers)
-    say(f"[green]done[/green]: {run_dir}")
+    say(f"[green]done[/green]: {escape(str(run_dir))}", soft_wrap=True)
 
 
 def run_identity(
@@ -138,7 +139,7 @@ def find_checkpoint(ckpt_path: str | None, run_dir: Path) -> Path | None:
     if ckpt_path == "auto":
         found = last_checkpoint(run_dir)
         if found is not None:
-            say(f"continuing {found} (ckpt_path=null or another run_dir starts anew)")
+            say(f"continuing {found} (ckpt_path=null or another run_dir starts anew)", markup=False, soft_wrap=True)
         return found
     path: Path | None = Path(ckpt_path)
     if Path(ckpt_path).is_dir() and Path(ckpt_path).suffix != ".ckpt":  # a sharded checkpoint is a directory, too
@@ -156,7 +157,7 @@ def set_aside_checkpoints(run_dir: Path, after: int) -> None:
         aside.mkdir()
         for path in later:
             path.rename(aside / path.name)
-        say(f"starting at step {after}; checkpoints of later steps are now in {aside}")
+        say(f"starting at step {after}; checkpoints of later steps are now in {aside}", markup=False, soft_wrap=True)
 
 
 @rank_zero_only
@@ -173,7 +174,7 @@ def prepare_run_dir(run_dir: Path, tree: dict[str, Any], record: dict[str, Any],
 
 def report_finished(run_dir: Path, step: int) -> None:
     """There is nothing left to do: show what came out."""
-    say(f"finished at step {step} before: {run_dir} (ckpt_path=null starts anew)")
+    say(f"finished at step {step} before: {run_dir} (ckpt_path=null starts anew)", markup=False, soft_wrap=True)
     table = run_dir / "table.md"
     if table.exists():
         say(Markdown(table.read_text()))
