@@ -13,6 +13,7 @@ import torch.distributed as dist
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from wan_alpha.models.base import fingerprint
@@ -74,6 +75,10 @@ class StageModule(pl.LightningModule, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no tokens to divide")
 
     def configure_model(self) -> None:
+        # Every rank has read what is frozen from the same files, and DDP cannot send what is quantised.
+        frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
+        buffers = [name for name, _ in self.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, frozen + buffers)
         shard = getattr(self.trainer.strategy, "shard", None)
         if shard is not None:
             shard(self)
