@@ -71,10 +71,11 @@ class Ranks:
 
 
 def run_ranks(count: int, *overrides: str) -> None:
-    """One run to its end."""
+    """One run to its end, in which no library warns of what its users cannot change."""
     devices = [] if count == 1 else [f"trainer.devices={count}"]
     ended = Ranks(count, *overrides, *devices).wait()
     assert ended.codes == [0] * count, ended
+    assert not [words for words in ended.said if "Warning: " in words], ended
 
 
 def _free_port() -> int:

@@ -171,6 +171,33 @@ def test_what_cannot_be_sharded_is_refused(change: list[str], message: str) -> N
         build_trainer(compose(*change)[0])
 
 
+@pytest.mark.parametrize("more", [[], [DDP, "trainer.devices=3"]])
+def test_processes_that_would_train_by_themselves_are_refused(
+    more: list[str], wan22: Path, clips: Path, tmp_path: Path
+) -> None:
+    """As with torchrun and trainer=gpu, which is for one device."""
+    ended = Ranks(2, *launch.small(wan22, clips, tmp_path, *more)).wait()
+    assert ended.codes == [1, 1]
+    count = 3 if more else 1
+    assert (
+        f"error torchrun has started 2 processes, but trainer.devices={count} on 1 machines are {count}: "
+        in ended.said[0]
+    )
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_a_job_of_slurm_with_more_tasks_than_devices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"JOB_NAME": "train", "NTASKS": 4, "STEP_NUM_TASKS": 4, "PROCID": 0, "LOCALID": 0}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    with pytest.raises(ConfigError, match="`--ntasks-per-node=4` instead"):
+        build_trainer(compose("stage=vae")[0])
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "4")
+    with pytest.raises(ConfigError, match=r"srun has started 4 processes, but trainer\.devices=1 on 1 machines are 1"):
+        build_trainer(compose("stage=vae")[0])
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # a shell within a job: Lightning starts the others
+    build_trainer(compose("stage=vae")[0])
+
+
 def test_a_global_batch_is_divided(tmp_path: Path) -> None:
     class Trainer:
         strategy, global_rank, world_size = None, 0, 4
@@ -187,7 +214,8 @@ def test_single_frames_are_trained_by_two_ranks(wan22: Path, clips: Path, tmp_pa
     """They never meet the temporal convolutions, whose gradients DDP would wait for.
 
     Besides gradients the ranks reduce one small tensor for each row: none in the first of these steps.  What
-    Lightning sends in every step to learn of a SIGTERM is off.
+    Lightning sends in every step to learn of a SIGTERM is off.  At the start they send what is trained, and nothing
+    that is frozen: it may be large, or quantised, which cannot be sent.
     """
     more = ["data.num_frames=1", "trainer.max_steps=3", "trainer.log_every_n_steps=2", "trainer.devices=2"]
     command = launch.small(wan22, clips, tmp_path, *CALM, ONE_BLOCK, DDP, *more)
@@ -197,6 +225,8 @@ def test_single_frames_are_trained_by_two_ranks(wan22: Path, clips: Path, tmp_pa
     columns = sum(name.startswith("train/") for name in rows(tmp_path)[0])
     for rank in range(2):
         assert (tmp_path / f"reduced-{rank}").read_text() == f"[{columns}] [{columns}] "
+        sent = [int(count) for count in (tmp_path / f"sent-{rank}").read_text().split()]
+        assert sum(sent) == sum(tensor.numel() for tensor in exported(tmp_path).values())
 
 
 def note_reductions(folder: Path, rank: int) -> None:
@@ -211,7 +241,13 @@ def note_reductions(folder: Path, rank: int) -> None:
 
         return note
 
-    dist.all_reduce, dist.broadcast = noted(dist.all_reduce), noted(dist.broadcast)
+    def send(group: Any, tensors: list[torch.Tensor], *more: Any) -> None:
+        with open(folder / f"sent-{rank}", "a") as file:
+            file.write(f"{sum(tensor.numel() for tensor in tensors)} ")
+        broadcast(group, tensors, *more)
+
+    broadcast = dist._broadcast_coalesced
+    dist.all_reduce, dist.broadcast, dist._broadcast_coalesced = noted(dist.all_reduce), noted(dist.broadcast), send
 
 
 def test_ranks_that_do_not_see_the_same_checkpoints_are_refused(wan22: Path, clips: Path, tmp_path: Path) -> None:

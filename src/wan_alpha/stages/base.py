@@ -93,5 +93,5 @@ class BaseVAEModule(StageModule):
 
     def export(self, directory: Path, dtype: torch.dtype) -> None:
         """The VAE in diffusers' layout, in `directory/base/vae`."""
-        vae: Any = copy.deepcopy(self.vae)
-        vae.to(dtype).save_pretrained(directory / "base" / "vae")
+        vae: Any = nn.Module.to(copy.deepcopy(self.vae), dtype)  # diffusers' own `to` warns for no reason
+        vae.save_pretrained(directory / "base" / "vae")

@@ -41,7 +41,7 @@ def export_base(
 ) -> None:
     """A folder that `WanPipeline.from_pretrained` of plain diffusers loads."""
     ours: Any = (transformer, text.encoder, vae)
-    parts = [copy.deepcopy(part).to(dtype) for part in ours]
+    parts = [torch.nn.Module.to(copy.deepcopy(part), dtype) for part in ours]  # diffusers' own `to` warns for no reason
     pipeline: Any = WanPipeline(
         tokenizer=text.tokenizer,
         transformer=parts[0],

@@ -12,6 +12,10 @@ ADVICE = (
     r"The '\w+' does not have many workers",
     r"Mismatch dtype between input and weight",  # torch's norms under autocast: right, only not fused
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"FSDP2-wrapped module \(\w+\) returned a view tensor",  # nothing here writes into what a block returns
+    r"Grad strides do not match bucket view strides",  # of convolutions of one tap, whose strides mean nothing
+    r"torch.distributed is disabled, unavailable or uninitialized",  # every rank reads the whole of a checkpoint
+    r"It is recommended to use `self.log\('step'",  # the step is the same on all ranks
 )
 
 

@@ -52,7 +52,7 @@ from wan_alpha.training.provenance import describe_environment, write_json
 from wan_alpha.training.quiet import quieten_lightning
 from wan_alpha.training.record_lineage import record_lineage
 from wan_alpha.training.stored import StoredLatentDataModule
-from wan_alpha.training.strategies import build_strategy, places, share_batch
+from wan_alpha.training.strategies import build_strategy, check_processes, places, share_batch
 from wan_alpha.training.utilisation import Utilisation
 from wan_alpha.training.validation import ReconstructionValidation
 
@@ -213,11 +213,15 @@ def build_trainer(config: RunConfig) -> pl.Trainer:
         ConfigError: the devices are not there, or the strategy is unknown.
     """
     try:
-        return _trainer(config)
-    except (MisconfigurationException, ValueError) as error:
+        trainer = _trainer(config)
+    except ConfigError:
+        raise
+    except (MisconfigurationException, ValueError, RuntimeError) as error:  # the last of what Slurm has started
         t = config.trainer
         wanted = f"accelerator={t.accelerator}, devices={t.devices}, strategy={t.strategy}"
         raise ConfigError(f"trainer: {wanted} cannot be had: {error}; trainer=cpu runs everywhere") from error
+    check_processes(trainer)
+    return trainer
 
 
 def _trainer(config: RunConfig) -> pl.Trainer:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_fabric.plugins.collectives.torch_collective import default_pg_timeout
-from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning_fabric.utilities.optimizer import _optimizer_to_device
 from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -54,6 +54,28 @@ def places(trainer: TrainerConfig) -> tuple[Any, int]:
         devices = here if devices == "auto" else devices
         machines = int(os.environ["WORLD_SIZE"]) // here if machines == 1 else machines
     return devices, machines
+
+
+def check_processes(trainer: Any) -> None:
+    """Refuse processes that would each train by themselves, and write into one run directory.
+
+    Raises:
+        ConfigError: torchrun or srun has started another number than the trainer counts with.
+    """
+    if TorchElasticEnvironment.detect():
+        starter, name = "torchrun", "WORLD_SIZE"
+    elif SLURMEnvironment.detect():
+        starter, name = "srun", "SLURM_STEP_NUM_TASKS"
+    else:
+        return
+    wanted = trainer.num_devices * trainer.num_nodes
+    started = int(os.environ.get(name, wanted))
+    if started != wanted:
+        raise ConfigError(
+            f"{starter} has started {started} processes, but trainer.devices={trainer.num_devices} on "
+            f"{trainer.num_nodes} machines are {wanted}: give trainer=ddp for several devices, with "
+            f"trainer.devices as many as each machine has processes, or start one process without {starter}"
+        )
 
 
 def check_fsdp(config: RunConfig) -> None:
