@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from small_dit import disturb_adapters, dit_inputs, random_dit
 
 from wan_alpha.models.adapters import AdapterError
+from wan_alpha.models.device import missing_compiler
+from wan_alpha.models.dit import compile_blocks
 from wan_alpha.models.dit_adapters import (
     FILE,
     Kind,
@@ -61,6 +63,14 @@ def test_compiled_blocks_take_the_same_step() -> None:
     dit.compile_repeated_blocks(backend="aot_eager", fullgraph=True)
     for found, wanted in zip(step(), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(bool(missing_compiler()), reason=f"torch compiles with {missing_compiler()}")
+def test_blocks_may_be_compiled_in_all_forms_of_a_run() -> None:
+    """Two buckets, a validation and samples need nine; torch gives up after eight, and blocks run as uncompiled."""
+    with torch._dynamo.config.patch(recompile_limit=8):
+        compile_blocks(random_dit(num_layers=1))
+        assert torch._dynamo.config.recompile_limit >= 32
 
 
 @pytest.mark.parametrize("kind", ["dora", "lora"])

@@ -11,6 +11,7 @@ import torch
 
 C_COMPILERS = ("gcc", "clang")
 CPP_COMPILERS = ("g++", "clang++")
+VARIANTS = 64  # of one function: widths, with and without gradients, batches of one, memory formats
 PYTHON_HEADER = Path(sysconfig.get_path("include")) / "Python.h"
 
 
@@ -57,3 +58,8 @@ def check_compiler(option: str) -> None:
             f"{option}=true needs {missing}, which is not here: install it (Debian: build-essential, python3-dev), "
             f"or set {option}=false"
         )
+
+
+def allow_variants() -> None:
+    """Let torch compile one function in `VARIANTS` forms: after 8 of them it would go on without compiling."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)

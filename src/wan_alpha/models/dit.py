@@ -12,7 +12,7 @@ from diffusers.models.transformers.transformer_wan import WanTransformer3DModel
 from torch import nn
 
 from wan_alpha.models.base import BaseError, locate_base
-from wan_alpha.models.device import check_compiler
+from wan_alpha.models.device import allow_variants, check_compiler
 
 Expert = Literal["transformer", "transformer_2"]
 """Of a base that has two: `transformer` samples high noise, `transformer_2` low noise."""
@@ -73,6 +73,7 @@ def compile_blocks(transformer: WanTransformer3DModel) -> None:
         DeviceError: nothing here can compile.
     """
     check_compiler("model.frozen.compile")
+    allow_variants()  # the first block and others, with and without gradients and padding, batches of one, buckets
     transformer.compile_repeated_blocks()
 
 

@@ -14,12 +14,13 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanDecoder3d, WanEn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wan_alpha.models.device import allow_variants
+
 BEFORE_SILU: dict[type[nn.Module], tuple[str, ...]] = {
     WanResidualBlock: ("norm1", "norm2"),
     WanEncoder3d: ("norm_out",),
     WanDecoder3d: ("norm_out",),
 }
-VARIANTS = 64  # widths, with and without gradients, memory formats: each is compiled once
 
 
 def norm_silu(x: Tensor, gain: Tensor, dtype: torch.dtype) -> Tensor:
@@ -46,7 +47,7 @@ class NormSilu(nn.Module):
 
 def fuse_norms(model: nn.Module) -> None:
     """Let all residual blocks of `model`, and what its encoders and decoders end with, use `NormSilu`."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
+    allow_variants()
     # Within DDP, torch cuts what it compiles where gradients are sent; here no parameter lies within.  And on that way
     # torch 2.11 compiles under the checkpoint's own mode, which ends in a TypeError.
     torch._dynamo.config.optimize_ddp = False
