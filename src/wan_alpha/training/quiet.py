@@ -15,7 +15,7 @@ ADVICE = (
     r"FSDP2-wrapped module \(\w+\) returned a view tensor",  # nothing here writes into what a block returns
     r"Grad strides do not match bucket view strides",  # of convolutions of one tap, whose strides mean nothing
     r"torch.distributed is disabled, unavailable or uninitialized",  # every rank reads the whole of a checkpoint
-    r"It is recommended to use `self.log\('step'",  # the step is the same on all ranks
+    r"It is recommended to use `self.log\('",  # what is logged has been gathered: it is the same on all ranks
 )
 
 
