@@ -10,6 +10,7 @@ import pytest
 from data_prep.measures import LabelLimits, measured_labels
 from data_prep.measures.clip import measure_clip, sample_frames
 from data_prep.measures.names import MEASURES
+from data_prep.measures.outline import measure
 from wan_alpha.data.resize import Frames
 
 SIDE = 48
@@ -72,6 +73,9 @@ def test_motion_in_closed_form() -> None:
     blink[:, 8:40, 8:40] = 255  # white, black, white: three of four channels change by one whole range
     blink[1, ..., :3] = 0
     assert measured(blink, fps=10)["change"] == pytest.approx(0.75 * 10)
+    jump = np.zeros((2, SIDE, SIDE, 4), np.uint8)
+    jump[0, :20, :20] = jump[1, 30:, 30:] = 255  # from here to there: every pixel that is seen changes wholly
+    assert measured(jump, fps=10)["change"] == pytest.approx(10)
     moved = measured(clip(speed=1, stripes=0.3), fps=24)["flow"]
     assert moved == pytest.approx(24 / SIDE, rel=0.25)  # one pixel per frame, in sides per second
 
@@ -119,6 +123,44 @@ def test_brightness_greyness_and_contrast() -> None:
     assert_rises("contrast", clip(stripes=0.1), clip(stripes=0.5))
     assert measured(clip(colour=(255, 0, 0)))["greyness"] == pytest.approx(0, abs=0.01)
     assert measured(clip(colour=(77, 77, 77)))["greyness"] == pytest.approx(1, abs=0.01)
+
+
+def test_the_outline_in_closed_form() -> None:
+    frames = np.zeros((2, 6, 6, 4), np.uint8)
+    frames[:, 1:5, 1:5, 3] = 100
+    frames[1, 1, 1, 3], frames[1, 1, 2, 3], frames[1, 4, 4, 3] = 255, 25, 230  # the bounds are no longer translucent
+    assert measure(frames) == {
+        "motion": pytest.approx((155 + 75 + 130) / 36 / 255, abs=6e-6),
+        "glass": pytest.approx((4 + 1) / 32, abs=6e-6),
+        "translucent": pytest.approx((16 + 13) / 32, abs=6e-6),
+        "soft": pytest.approx((16 + 15) / 32, abs=6e-6),
+        "coverage": pytest.approx((1600 + 1810) / 72 / 255, abs=6e-6),
+    }
+    assert measure(frames[:1])["motion"] == measure(0 * frames)["glass"] == 0
+
+
+@pytest.mark.parametrize(("rows", "spread"), [(2, 0.0), (5, 1.0)])
+def test_contrast_leaves_out_a_twentieth_at_either_end(rows: int, spread: float) -> None:
+    for dark in (slice(rows), slice(rows, None)):
+        frames = np.full((1, SIDE, SIDE, 4), 255, np.uint8)
+        frames[:, dark, :, :3] = 0
+        assert measured(frames)["contrast"] == pytest.approx(spread)
+
+
+def test_colours_in_closed_form() -> None:
+    halves = np.zeros((2, SIDE, SIDE, 4), np.uint8)
+    halves[:, : SIDE // 2] = 255, 0, 0, 255
+    halves[:, SIDE // 2 :] = 0, 255, 0, 204  # counts four fifths
+    found = measured(halves)
+    assert found["brightness"] == pytest.approx((0.2126 + 0.8 * 0.7152) / 1.8, rel=1e-5)
+    assert found["contrast"] == pytest.approx(0.7152 - 0.2126, rel=1e-5)
+    assert found["greyness"] == pytest.approx(0, abs=1e-6)
+    halves[..., 3] = 102
+    halves[:, SIDE // 2 :, :, :3] = 0, 0, 191
+    found = measured(halves)
+    assert "contrast" not in found  # nothing is more than half opaque
+    upper, lower = (SIDE // 2 - 1) * (SIDE - 2), (SIDE // 2 - 1) * (SIDE - 2)  # without the outermost pixels
+    assert found["glow"] == pytest.approx((upper + lower * (2 * 191 / 255 - 1)) / SIDE**2, rel=1e-4)
 
 
 def test_what_is_out_of_focus_is_less_sharp_whatever_its_contrast() -> None:

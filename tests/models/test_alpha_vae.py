@@ -146,6 +146,12 @@ def test_the_plain_base_is_found_underneath() -> None:
         torch.testing.assert_close(model("wan22").base_roundtrip(rgb).clamp(-1, 1), expected, rtol=0, atol=1e-12)
 
 
+def test_adapters_alone_are_trained_whatever_the_base_was() -> None:
+    model = AlphaVAE(random_base("wan22").requires_grad_(True), AdapterSpec(rank=2))
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    assert trained == {id(p) for p in model.adapter_parameters().values()}
+
+
 def test_normalised_latents_use_the_base_s_statistics() -> None:
     vae = model("wan21")
     z = torch.randn(2, 4, 3, 2, 2, dtype=torch.float64)
