@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from curated_clips import blobs, decided, recompressed, write_folder
 
-from data_prep.curation.duplicates import Pair, near_duplicates
-from data_prep.curation.looks import Look, from_json, look, to_json
+from data_prep.curation.duplicates import BITS, Pair, _hash_distances, near_duplicates
+from data_prep.curation.looks import FRAMES, Look, from_json, look, to_json
 from wan_alpha.data.resize import Frames, resize_rgba, to_uint8
 
 HASH, LOOK = 0.12, 0.08  # as in conf/curate.yaml
@@ -122,3 +122,11 @@ def test_nobody_looks_for_duplicates_unless_asked(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "set", {"one": blobs(1), "two": blobs(1)})
     rows = decided(root, tmp_path, "duplicates.hash_distance=null")
     assert all(row["keep"] for row in rows.values())
+
+
+def test_the_distance_of_hashes_is_their_share_of_different_bits() -> None:
+    own = np.full((FRAMES, 2), 5, np.uint64)
+    others = np.stack([own, own ^ np.uint64(0xFFFF), ~own, own])
+    others[2, :, 1] = own[:, 1]  # one word of two is inverted
+    others[3, 0] = ~own[0]  # one frame of several has no partner
+    assert _hash_distances(own, others).tolist() == pytest.approx([0, 2 * 16 / BITS, 0.5, 1 / FRAMES])

@@ -99,6 +99,16 @@ def test_messddt_forgives_an_error_that_moves_along():
     assert messddt(pred, still) == pytest.approx(250)
 
 
+def test_errors_are_means_over_frames():
+    true = np.zeros((1, 12, 12))
+    true[:, 3:9, 3:9] = 1
+    pred = np.roll(true, 2, axis=2)
+    once, twice = matting_errors(pred, true), matting_errors(np.repeat(pred, 2, 0), np.repeat(true, 2, 0))
+    for name in ("sad_k", "mad_e3", "mse_e3", "grad_k", "conn_k"):
+        assert twice[name] == pytest.approx(once[name])
+        assert once[name] > 0
+
+
 def test_worse_mattes_have_larger_errors():
     colours, alpha = disc(frames=4)
     grey = np.rint(colours.mean(-1) * 255).astype(np.uint8)
