@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from data_prep.measures import LabelLimits, measured_labels
 from data_prep.measures.clip import measure_clip, sample_frames
 from data_prep.measures.names import MEASURES
 from data_prep.measures.outline import measure
+from data_prep.measures.sharpness import sharpness
 from wan_alpha.data.resize import Frames
 
 SIDE = 48
@@ -168,6 +170,14 @@ def test_what_is_out_of_focus_is_less_sharp_whatever_its_contrast() -> None:
     assert_rises("sharpness", blurred(sharp, 3), blurred(sharp, 1.5), sharp)
     assert measured(faint)["sharpness"] == pytest.approx(measured(sharp)["sharpness"], abs=0.08)
     assert measured(faint)["sharpness"] > measured(blurred(sharp, 1.5))["sharpness"] + 0.05
+
+
+@pytest.mark.parametrize("sigma", [2.0, 4.0])
+def test_sharpness_of_a_blurred_step_in_closed_form(sigma: float) -> None:
+    step = np.array([0.2 + 0.6 * NormalDist(SIDE / 2, sigma).cdf(x + 0.5) for x in range(SIDE)], np.float32)
+    frames = np.ones((1, SIDE, SIDE, 4), np.float32)
+    frames[..., :3] = step[:, None]
+    assert sharpness(frames) == pytest.approx(1 / (1 + sigma), rel=0.05)
 
 
 def test_a_soft_outline_is_no_blur() -> None:
