@@ -188,7 +188,7 @@ def _nearest(key: str, schema: type) -> str:
     parent, _, word = key.rpartition(".")
     beside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
     elsewhere = {k.rpartition(".")[2]: k for k in known}
-    one_letter = 1 - 1 / max(2, len(word))  # how alike difflib finds words of which one letter differs
+    one_letter = max(1, len(word) - 1) / max(2, len(word))  # how alike difflib finds words of which one letter differs
     tries = [(word, elsewhere, 1.0), (word, beside, min(0.75, one_letter)), (word, elsewhere, 0.85)]
     if not beside:  # its mistake is further left
         tries.insert(0, (key, {k: k for k in known}, 0.7))
