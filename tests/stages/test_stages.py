@@ -77,6 +77,21 @@ def test_a_sparse_perceptual_loss_looks_at_other_frames_in_every_step(monkeypatc
     assert turns == [0, 1, 5]
 
 
+def test_what_a_baseline_adds_to_the_loss_is_weighted_and_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def penalties(rgb: Tensor, alpha: Tensor, background: Tensor, z: Tensor) -> dict[str, tuple[Tensor, float]]:
+        return {"offset": (rgb.mean() + 2 * alpha.mean() + 4 * background.mean() + 8 * z.mean(), 0.3)}
+
+    module, b = alpha_vae(), batch()
+    values = logged(module, monkeypatch)
+    plain = module.training_step(b, 0)
+    monkeypatch.setattr(module.vae, "penalties", penalties)
+    loss = module.training_step(b, 0)
+    z = module.vae.encode(b["rgb"], b["alpha"], b["background"])
+    (value, weight), *_ = penalties(b["rgb"], b["alpha"], b["background"], z).values()
+    torch.testing.assert_close(values["offset"], value, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss, plain + weight * value, rtol=1e-4, atol=1e-5)
+
+
 def test_validation_of_stage_vae_is_the_reconstruction() -> None:
     module, b = alpha_vae(), batch()
     with torch.no_grad():
